@@ -1,0 +1,5 @@
+"""`python -m pdref`: the command line."""
+
+from pdref.cli import app
+
+app()

@@ -1,0 +1,166 @@
+"""A recipe: everything that decides a training run, in one TOML file; and the corpora that recipes name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pdref.data.profiles import Profiles
+from pdref.model.transformer import Config
+from pdref.text.document import PlannedDocument
+from pdref.text.layout import Grammar
+from pdref.text.mask import Siblings
+from pdref.text.tokenizer import Tokenizer
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusRecipe:
+    """Which documents: `grid` and `echo` are the grammar; `vocabulary` is for byte pairs, `difficulty` for profiles."""
+
+    name: Literal["profiles", "prose"] = "profiles"
+    documents: int = 12_000
+    held_out: int = 256
+    difficulty: int = 2
+    grid: int = 4
+    echo: bool = True
+    vocabulary: int = 2048
+    max_pads: int = 0
+    ablation: Literal["none", "no_topics", "no_sync"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecipe:
+    """The one dial, the positions, and how many query heads share a key head."""
+
+    depth: int = 3
+    context: int = 320
+    share: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRecipe:
+    """AdamW with linear warm-up and decay.
+
+    `clean_weight` adds next-token prediction of the content (the autoregressive baseline in the same trunk);
+    `diffusion_share` of the steps train diffusion of the whole response instead.
+    """
+
+    steps: int = 1200
+    batch: int = 16
+    learning_rate: float = 4e-3
+    warmup: int = 50
+    decay_from: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    clean_weight: float = 1.0
+    diffusion_share: float = 0.0
+    objective: Literal["formula", "released"] = "formula"
+    siblings: Siblings = "sparse"
+    seed: int = 0
+    save_every: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Corpus, model and training."""
+
+    corpus: CorpusRecipe = field(default_factory=CorpusRecipe)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+
+    @classmethod
+    def load(cls, source: str | Path) -> Recipe:
+        """Read a shipped recipe by name, or any by path. Raises FileNotFoundError, ValueError for unknown keys."""
+        shipped = RECIPES / f"{source}.toml"
+        path = shipped if shipped.is_file() else Path(source)
+        if not path.is_file():
+            names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+            raise FileNotFoundError(f"no recipe {source!r}: give a TOML file or one of {names}")
+        return cls.parse(tomllib.loads(path.read_text()))
+
+    @classmethod
+    def parse(cls, tables: dict[str, Any]) -> Recipe:
+        """From TOML tables; what is left out keeps its default. Raises ValueError for unknown or ill-typed keys."""
+        parts = {part.name: part.default_factory for part in fields(cls)}
+        _require_known("recipe", tables, set(parts))
+        return cls(**{name: _fill(name, make(), tables.get(name, {})) for name, make in parts.items()})  # type: ignore[operator]
+
+    def dump(self) -> str:
+        """As TOML; `parse` reads it back."""
+        lines = []
+        for table, values in asdict(self).items():
+            lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+        return "\n".join(lines)
+
+    def with_train(self, **changes: Any) -> Recipe:
+        """The same recipe with other training settings."""
+        return replace(self, train=replace(self.train, **changes))
+
+    @property
+    def grammar(self) -> Grammar:
+        """What the corpus and its model agree on."""
+        return Grammar(self.corpus.grid, self.corpus.echo)
+
+    def config(self, vocabulary: int) -> Config:
+        """The sizes of the model."""
+        return Config.of_depth(self.model.depth, vocabulary, self.model.context, self.model.share)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Documents to train and to test on, and the tokenizer that spells them. `source` knows the truth, if any does."""
+
+    train: list[PlannedDocument]
+    held_out: list[PlannedDocument]
+    tokenizer: Tokenizer
+    source: Profiles | None = None
+
+
+HELD_OUT_SEED = 2**31 - 1
+
+
+def build_corpus(recipe: Recipe) -> Corpus:
+    """The corpus a recipe names; the same for the same recipe."""
+    corpus = _CORPORA[recipe.corpus.name](recipe)
+    change: Callable[[PlannedDocument], PlannedDocument] | None = {
+        "none": None,
+        "no_topics": PlannedDocument.without_topics,
+        "no_sync": PlannedDocument.without_sync,
+    }[recipe.corpus.ablation]
+    if change is None:
+        return corpus
+    return replace(corpus, train=[*map(change, corpus.train)], held_out=[*map(change, corpus.held_out)])
+
+
+def _profiles(recipe: Recipe) -> Corpus:
+    source = Profiles(recipe.corpus.difficulty, recipe.grammar)
+    train = source.sample(recipe.corpus.documents, recipe.train.seed)
+    return Corpus(train, source.sample(recipe.corpus.held_out, HELD_OUT_SEED), source.tokenizer(), source)
+
+
+_CORPORA: dict[str, Callable[[Recipe], Corpus]] = {"profiles": _profiles}
+
+
+def _fill(table: str, defaults: Any, values: dict[str, Any]) -> Any:
+    _require_known(f"table [{table}]", values, {f.name for f in fields(defaults)})
+    for key, value in values.items():
+        wanted = type(getattr(defaults, key))
+        if wanted is float and type(value) is int:
+            continue
+        if type(value) is not wanted:
+            raise ValueError(f"{table}.{key} is a {wanted.__name__}, not {value!r}")
+    return replace(defaults, **values)
+
+
+def _require_known(what: str, given: dict[str, Any], known: set[str]) -> None:
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"{what} has no {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,239 @@
+"""Training: from a recipe to a checkpoint, with a progress bar, a CSV log, and resumption to identical losses.
+
+Everything random is a function of the seed and the step (which documents, which noise), so a run that was killed
+needs only its weights, its optimizer and its step number to go on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pdref.lab.checkpoint import save, write_whole
+from pdref.lab.recipe import Corpus, Recipe, TrainRecipe, build_corpus
+from pdref.methods import masked_diffusion, planned_diffusion
+from pdref.methods.decoding import Speaker
+from pdref.model.transformer import Transformer
+from pdref.text.layout import Layout, Role, encode
+
+POOL = 8  # batches that are sorted by length together, so that a batch holds little padding
+LOG_COLUMNS = ("step", "loss", "plan", "content", "diffusion", "whole", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches as a function of the step."""
+
+    layouts: list[Layout]
+    size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.layouts) < self.size:
+            raise ValueError(f"{len(self.layouts)} documents do not fill a batch of {self.size}")
+
+    @cached_property
+    def per_epoch(self) -> int:
+        """Batches in one pass over the documents."""
+        return len(self.layouts) // self.size
+
+    def at(self, step: int) -> Layout:
+        """The batch [B, T] of a step."""
+        epoch, index = divmod(step, self.per_epoch)
+        return Layout.collate([self.layouts[i] for i in self._epoch(epoch)[index]])
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        if getattr(self, "_latest", (None,))[0] != epoch:
+            object.__setattr__(self, "_latest", (epoch, self._order(epoch)))
+        return self._latest[1]  # type: ignore[attr-defined]
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        rng = random.Random(f"{self.seed}:{epoch}")
+        order = list(range(len(self.layouts)))
+        rng.shuffle(order)
+        batches: list[list[int]] = []
+        for start in range(0, self.per_epoch * self.size, POOL * self.size):
+            pool = sorted(order[start : start + POOL * self.size], key=lambda i: self.layouts[i].shape[1])
+            batches += [pool[i : i + self.size] for i in range(0, len(pool) - self.size + 1, self.size)]
+        rng.shuffle(batches)
+        return batches
+
+
+@dataclass(slots=True)
+class Losses:
+    """One step: the loss that was descended, and nats per token by role (None: not part of this step)."""
+
+    loss: Tensor
+    plan: float | None = None
+    content: float | None = None
+    diffusion: float | None = None
+    whole: float | None = None
+
+
+def step_losses(model: Transformer, layout: Layout, recipe: TrainRecipe, step: int, response: int) -> Losses:
+    """The objective of one step; `response` is the length of whole-response diffusion."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    if _whole_response(recipe, step):
+        loss = masked_diffusion.objective(model, masked_diffusion.as_one_span(layout, response), generator)
+        return Losses(loss, whole=loss.item())
+    if recipe.objective == "released":
+        found = planned_diffusion.released_terms(model, layout, generator, siblings=recipe.siblings)
+        loss = found.loss()
+    else:
+        found = planned_diffusion.terms(model, layout, generator, siblings=recipe.siblings)
+        loss = found.loss(recipe.clean_weight)
+    content = layout.role == Role.CONTENT
+    return Losses(
+        loss,
+        plan=_mean(found.plan, layout.planned),
+        content=_mean(found.clean, content),
+        diffusion=_mean(found.diffusion, content),
+    )
+
+
+def train(
+    recipe: Recipe,
+    folder: Path | str,
+    corpus: Corpus | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Speaker:
+    """Train by `recipe` into `folder` (checkpoint, `log.csv`, and `resume.pt` until the run is complete).
+
+    A folder that holds an interrupted run of the same recipe is continued from its last save, unless `resume` is
+    False. Raises ValueError if it holds a run of another recipe.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = corpus or build_corpus(recipe)
+    settings = recipe.train
+    torch.manual_seed(settings.seed)
+    model = Transformer(recipe.config(len(corpus.tokenizer)))
+    optimizer = make_optimizer(model, settings)
+    first = _restore(folder, recipe, model, optimizer) if resume else 0
+    layouts = [encode(document, corpus.tokenizer, recipe.grammar, recipe.model.context) for document in corpus.train]
+    batches = Batches(layouts, settings.batch, settings.seed)
+    response = response_length(layouts)
+
+    model.train()
+    steps = tqdm(
+        range(first, settings.steps), initial=first, total=settings.steps, disable=not progress, unit="step"
+    )
+    started = time.perf_counter()
+    with _Log(folder / "log.csv", first) as log:
+        for step in steps:
+            rate = set_rate(optimizer, settings, step)
+            losses = step_losses(model, batches.at(step), settings, step, response)
+            losses.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            row = log.add(step, losses, rate, time.perf_counter() - started)
+            steps.set_postfix_str(row)
+            if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
+                _save_progress(folder, recipe, model, optimizer, step + 1)
+    save(folder, model, corpus.tokenizer, recipe)
+    (folder / "resume.pt").unlink(missing_ok=True)
+    return Speaker(model.eval(), corpus.tokenizer, recipe.grammar)
+
+
+def make_optimizer(model: Transformer, settings: TrainRecipe) -> torch.optim.AdamW:
+    """AdamW; matrices decay, gains do not."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    gains = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": gains, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, settings: TrainRecipe, step: int) -> float:
+    """Linear warm-up, a plateau, then from `decay_from` of the run on linear decay to 2%."""
+    warm = min(1.0, (step + 1) / settings.warmup)
+    left = (1 - step / settings.steps) / (1 - settings.decay_from)
+    rate = settings.learning_rate * warm * min(1.0, max(0.02, left))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def response_length(layouts: list[Layout], grid: int = 8) -> int:
+    """Tokens that hold every response, rounded up: the length that whole-response diffusion starts from."""
+    longest = max(int((layout.role != Role.PROMPT).sum()) for layout in layouts)
+    return -(-longest // grid) * grid
+
+
+def read_log(path: Path | str) -> dict[str, list[float]]:
+    """The columns of a training log; empty fields become NaN."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key] or "nan") for row in rows] for key in LOG_COLUMNS}
+
+
+def _whole_response(recipe: TrainRecipe, step: int) -> bool:
+    """Spread the share evenly over the steps."""
+    return int((step + 1) * recipe.diffusion_share) > int(step * recipe.diffusion_share)
+
+
+def _mean(nats: Tensor, where: Tensor) -> float:
+    return (nats.detach() * where).sum().item() / max(1, int(where.sum()))
+
+
+class _Log:
+    """The CSV log; on resumption, rows of steps that will be run again are dropped."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        kept: list[list[str]] = []
+        if first and path.is_file():
+            with open(path, newline="") as file:
+                kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < first]
+        self.file = open(path, "w", newline="")  # noqa: SIM115 (closed by __exit__)
+        self.writer = csv.writer(self.file)
+        self.writer.writerows([LOG_COLUMNS, *kept])
+        self.latest: dict[str, float] = {}
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, step: int, losses: Losses, rate: float, seconds: float) -> str:
+        """Write a row; returns nats per token by role, smoothed, for the progress bar."""
+        nats = {name: getattr(losses, name) for name in ("plan", "content", "diffusion", "whole")}
+        cells = [losses.loss.item(), *nats.values(), rate, seconds]
+        self.writer.writerow([step, *("" if cell is None else f"{cell:.6g}" for cell in cells)])
+        self.file.flush()
+        for name, value in nats.items():
+            if value is not None:
+                self.latest[name] = 0.95 * self.latest.get(name, value) + 0.05 * value
+        return "nats/token " + " ".join(f"{name} {value:.3f}" for name, value in self.latest.items())
+
+
+def _save_progress(
+    folder: Path, recipe: Recipe, model: Transformer, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    state = {"recipe": recipe.dump(), "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    write_whole(folder / "resume.pt", lambda path: torch.save(state, path))
+
+
+def _restore(folder: Path, recipe: Recipe, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
+    """Load an interrupted run into model and optimizer; returns the step to go on from."""
+    path = folder / "resume.pt"
+    if not path.is_file():
+        return 0
+    state = torch.load(path, weights_only=True)
+    if state["recipe"] != recipe.dump():
+        raise ValueError(f"{folder} holds an interrupted run of another recipe; choose another folder or start afresh")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+

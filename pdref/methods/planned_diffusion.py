@@ -1,0 +1,286 @@
+"""Planned Diffusion (arXiv 2510.18087): plan token by token, then denoise the spans side by side.
+
+    p(x, z | c) = p_AR(z | c) prod_k p_D(x(k) | z, c)
+
+    L = E_{Y, t ~ U(0,1)} 1/|Y| sum_i [ 1(y_i in Z) CE(f(y_<i), y_i) + 1/t 1(y_i in X) CE(f(M_i(Y_t)), y_i) ]
+
+Two streams compute both terms in one forward: a clean causal copy of the document, on which plan tokens are predicted
+and which finished spans become for later stages, and a noised copy of the spans. The released trainer differs in four
+ways; `released_objective` is that trainer, so that the difference can be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pdref.methods.autoregressive import next_token_nll, per_document_mean
+from pdref.methods.decoding import Draw, Requests, Speaker
+from pdref.methods.denoising import Canvas, Unmasking, denoise
+from pdref.methods.generation import Generation
+from pdref.model.transformer import Transformer
+from pdref.ops.planned_attention import Impl
+from pdref.ops.token_nll import token_nll
+from pdref.text.document import Item, LengthOutOfRange, MisplacedTag, parse_plan, render_plan
+from pdref.text.layout import Layout, LayoutBuilder, Role, Stream
+from pdref.text.mask import Siblings, sdpa_mask
+from pdref.text.tags import DocumentError, Tag
+
+T_FLOOR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The two terms of the formula, token by token, before the mean over |Y|."""
+
+    clean: Tensor  # [B, T] nats of each response token given its clean past
+    diffusion: Tensor  # [B, T] (1/t) nats of each masked content token; its expectation is the ELBO's
+    layout: Layout
+
+    @property
+    def plan(self) -> Tensor:
+        """[B, T] nats of the planner's tokens, the Z of the formula."""
+        return self.clean * self.layout.planned
+
+    def loss(self, clean_weight: float = 0.0) -> Tensor:
+        """The formula; `clean_weight` adds next-token prediction of the other response tokens (the AR baseline)."""
+        rest = clean_weight * self.clean * ~self.layout.planned
+        return per_document_mean(self.plan + self.diffusion + rest, self.layout).mean()
+
+
+def draw_times(layout: Layout, generator: torch.Generator | None = None) -> Tensor:
+    """One noise level per span, [B, T] in [T_FLOOR, 1], stratified over the batch.
+
+    The spans' terms are summed, so a level per span has the formula's expectation with less variance than one
+    per document.
+    """
+    key = (layout.stage * (int(layout.span.max()) + 2) + layout.span + 1).flatten()  # [B * T]
+    rows = torch.arange(layout.shape[0]).repeat_interleave(layout.shape[1])
+    _, which = torch.unique(rows * (int(key.max()) + 1) + key, return_inverse=True)
+    count = int(which.max()) + 1
+    start = torch.rand((), generator=generator)
+    levels = (start + torch.randperm(count, generator=generator) / count) % 1.0
+    return levels.clamp_min(T_FLOOR)[which].view(layout.shape)
+
+
+def terms(
+    model: Transformer,
+    layout: Layout,
+    generator: torch.Generator | None = None,
+    times: Tensor | None = None,
+    siblings: Siblings = "sparse",
+    impl: Impl = "auto",
+) -> Terms:
+    """Both terms for a batch of documents, from one two-stream forward.
+
+    `times` [B, T] are the noise levels of the content tokens (drawn, if None).
+    """
+    B, T = layout.shape
+    times = draw_times(layout, generator) if times is None else times
+    noise = torch.rand(layout.shape, generator=generator)  # [B, T]
+    masked = (layout.role == Role.CONTENT) & (noise < times)
+
+    copy, index = layout.span_copy()  # [B, U]
+    copy_masked = masked.gather(1, index) & (copy.stream == Stream.NOISED)
+    both = Layout.concatenate([layout, copy.masked(copy_masked)])  # [B, T + U]
+    hidden = model(both.token, both.position, sdpa_mask(both, both, siblings), impl=impl)
+
+    clean = next_token_nll(model, hidden[:, :T], layout)
+    nats = token_nll(hidden[:, T:][copy_masked], model.unembed.weight, copy.token[copy_masked])
+    diffusion = hidden.new_zeros(layout.shape).masked_scatter(masked, nats) / times
+    return Terms(clean, diffusion, layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A Monte-Carlo mean and its standard error, [B] each, in nats."""
+
+    mean: Tensor
+    error: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """log p(x, z | c) of each document in nats: exact for the plan, a lower bound for the spans."""
+
+    plan: Tensor  # [B] log p_AR(z | c)
+    spans: Estimate  # sum_k ELBO of log p_D(x(k) | z, c)
+
+    @property
+    def joint(self) -> Tensor:
+        """[B]."""
+        return self.plan + self.spans.mean
+
+
+@torch.no_grad()
+def log_likelihood(
+    model: Transformer,
+    layout: Layout,
+    samples: int = 64,
+    generator: torch.Generator | None = None,
+    siblings: Siblings = "sparse",
+) -> Likelihood:
+    """The joint log-likelihood of a batch; the diffusion term from `samples` >= 2 noise levels per span."""
+    if samples < 2:
+        raise ValueError(f"an error needs at least 2 samples, not {samples}")
+    draws = [terms(model, layout, generator, siblings=siblings) for _ in range(samples)]
+    bounds = -torch.stack([draw.diffusion.sum(1) for draw in draws])  # [samples, B]
+    return Likelihood(-draws[0].plan.sum(1), Estimate(bounds.mean(0), bounds.std(0) / samples**0.5))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where a runaway request is cut: plan items and plan tokens per stage, stages per document."""
+
+    items: int = 32
+    plan_tokens: int = 256
+    stages: int = 8
+
+
+CONTENT_FORBIDS = tuple(tag for tag in Tag if tag is not Tag.PAD)
+
+
+@torch.inference_mode()
+def sample(
+    speaker: Speaker,
+    prompts: Sequence[str],
+    unmasking: Unmasking | None = None,
+    draw: Draw | None = None,
+    length_factor: float = 1.0,
+    siblings: Siblings = "sparse",
+    plans: Sequence[Sequence[Item] | None] | None = None,
+    bounds: Bounds | None = None,
+    cached: bool = True,
+    impl: Impl = "auto",
+) -> list[Generation]:
+    """Answer `prompts` side by side: plan, denoise, commit, until each document ends.
+
+    `plans` gives the first stage's plan of each prompt (None: the model plans). `length_factor` scales the planned
+    lengths. The commit is one clean forward over finished spans: it writes the keys that later stages read and
+    predicts whether there is one. Raises ValueError for a factor that is not positive or plans that do not match.
+    """
+    unmasking, draw, bounds = unmasking or Unmasking(), draw or Draw(), bounds or Bounds()
+    if length_factor <= 0:
+        raise ValueError(f"the length factor is positive, not {length_factor}")
+    if plans is not None and len(plans) != len(prompts):
+        raise ValueError(f"{len(plans)} plans for {len(prompts)} prompts")
+    requests = Requests(speaker, prompts, draw, cached, impl)
+    active = list(range(len(prompts)))
+    for stage in range(bounds.stages):
+        with requests.timed("plan"):
+            given = dict(enumerate(plans)) if plans is not None and stage == 0 else {}
+            starts = {b: requests.length(b) for b in active}
+            for b in active:
+                requests.add(b, "plan", encode_plan(requests, given.get(b) or ()), Role.PLAN, stage)
+            requests.read(active)
+            _write_plans(requests, [b for b in active if not given.get(b)], stage, bounds)
+            fitted = {b: _sized(requests, b, starts[b], length_factor) for b in active}
+            active = [b for b in active if fitted[b]]
+        if not active:
+            break
+        with requests.timed("denoise"):
+            _fill(requests, {b: fitted[b] for b in active}, stage, unmasking, siblings)
+        with requests.timed("commit"):
+            requests.read(active)
+            after = dict(zip(active, requests.next_tokens(active), strict=True))
+            active = [b for b in active if _go_on(requests, b, after[b], stage, bounds)]
+        if not active:
+            break
+    return requests.finish()
+
+
+Sized = list[tuple[Item, int]]  # plan items and their lengths in tokens
+
+
+def encode_plan(requests: Requests, plan: Sequence[Item]) -> list[int]:
+    """Token ids of a plan given by hand."""
+    return requests.tokenizer.encode(render_plan(plan))
+
+
+def _write_plans(requests: Requests, rows: Sequence[int], stage: int, bounds: Bounds) -> None:
+    """Let the model write the plans of `rows`, each up to the <async> that ends it or to a bound."""
+    starts = {b: requests.length(b) for b in rows}
+    items = dict.fromkeys(rows, 0)
+
+    def stop(b: int, token: int) -> bool:
+        items[b] += token == Tag.TOPIC
+        return token in (Tag.ASYNC, Tag.SYNC, Tag.EOS) or items[b] > bounds.items
+
+    stopped = requests.write(rows, "plan", stop, bounds.plan_tokens, stage)
+    for b in rows:
+        end = stopped.get(b)
+        if end in (Tag.SYNC, Tag.EOS):
+            requests.fail(b, MisplacedTag(f"the plan of stage {stage} ends in {Tag(end).text}"))
+        elif end != Tag.ASYNC:
+            _keep_items(requests, b, starts[b], requests.tokens(b)[starts[b] :].count(Tag.END_TOPIC), "ran away")
+
+
+def _sized(requests: Requests, b: int, start: int, factor: float) -> Sized:
+    """The plan that request b holds from `start` on, in tokens, cut to what fits; empty if it breaks the grammar."""
+    if requests.generations[b].problem:
+        return []
+    try:
+        plan = parse_plan(requests.tokenizer.decode(requests.tokens(b)[start:]))
+    except DocumentError as error:
+        requests.fail(b, error)
+        return []
+    room = requests.room(b) - 1  # one token is kept for what ends the stage
+    fitting: Sized = []
+    for item in plan:
+        length = max(1, round(item.length * requests.grammar.grid * factor))
+        room -= length + len(requests.opening(item)) + 1
+        if room < 0:
+            break
+        fitting.append((item, length))
+    if not fitting:
+        requests.fail(b, LengthOutOfRange(f"{plan[0].topic!r} plans more than the context of {requests.context} holds"))
+    elif len(fitting) < len(plan):
+        _keep_items(requests, b, start, len(fitting), f"does not fit the context of {requests.context}")
+    return fitting
+
+
+def _keep_items(requests: Requests, b: int, start: int, count: int, why: str) -> None:
+    """Cut a plan after its first `count` items and report it."""
+    ends = [i for i, token in enumerate(requests.tokens(b)) if i >= start and token == Tag.END_TOPIC]
+    requests.cut(b, ends[count - 1] + 1 if count else start, f"a plan {why}: cut after {count} items")
+
+
+def _fill(
+    requests: Requests, plans: dict[int, Sized], stage: int, unmasking: Unmasking, siblings: Siblings
+) -> None:
+    """Build the scaffolds, denoise them and put the finished spans into the requests."""
+    spans, owners, starts = [], [], []
+    for b, plan in plans.items():
+        start = requests.length(b)
+        for k, (item, length) in enumerate(plan):
+            builder = LayoutBuilder(requests.tokenizer, requests.grammar)
+            builder.open_span(item, stage, k)
+            builder.add([Tag.MASK] * length, Role.CONTENT, stage, k)
+            builder.close_span(stage, k)
+            spans.append(builder.build())
+            owners.append(b)
+            starts.append(start)
+            requests.record(b, "scaffold", start, spans[-1].token[0].tolist())
+            start += len(builder.rows)
+    canvas = Canvas.of(spans, owners, starts)
+    tokens = denoise(requests, canvas, unmasking, siblings, CONTENT_FORBIDS)
+    for b, span, ids in zip(owners, spans, tokens.tolist(), strict=True):
+        rows = zip(ids, span.role[0].tolist(), span.span[0].tolist(), strict=False)
+        requests.builders[b].rows += [(token, role, stage, k) for token, role, k in rows]
+
+
+def _go_on(requests: Requests, b: int, after: int, stage: int, bounds: Bounds) -> bool:
+    """Add what follows the finished stage; whether another stage begins."""
+    if after == Tag.SYNC and stage + 1 < bounds.stages:
+        requests.add(b, "commit", [after], Role.TAG, stage + 1)
+        return True
+    if after == Tag.SYNC:
+        requests.generations[b].cuts += (f"the document was ended after {bounds.stages} stages",)
+    elif after != Tag.EOS:
+        requests.fail(b, MisplacedTag(f"stage {stage} is followed by token {after}, not by <sync/> or <eos>"))
+        return False
+    requests.add(b, "commit", [Tag.EOS], Role.TAG, stage)
+    return False

@@ -1,0 +1,1 @@
+"""One transformer for every method, and the cache it decodes with."""

@@ -1,0 +1,161 @@
+"""One transformer for everything here: methods differ in what they mask, noise and sample, never in the network.
+
+Choices: pre-norm RMSNorm, rotary positions, GELU, no biases, optional grouped-query heads, untied unembedding,
+PyTorch's default initialisation. (QK-norm, zero-initialised output projections and squared ReLU were tried at this
+size with two-stream training and stall; see LOG.md.) One dial: `Config.of_depth(d)` sets width 32 d and d heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pdref.ops.planned_attention import Impl, planned_attention
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Sizes: V tokens, C positions, N layers, D width, H query heads, G key heads. Raises ValueError."""
+
+    vocabulary: int
+    context: int = 512
+    layers: int = 3
+    width: int = 96
+    heads: int = 3
+    key_heads: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.vocabulary, self.context, self.layers, self.width, self.heads, self.key_heads) < 1:
+            raise ValueError(f"every size is at least 1: {self}")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width {self.width} does not split into {self.heads} heads of even width")
+        if self.heads % self.key_heads:
+            raise ValueError(f"{self.heads} query heads cannot share {self.key_heads} key heads evenly")
+
+    @classmethod
+    def of_depth(cls, depth: int, vocabulary: int, context: int = 512, share: int = 1) -> Config:
+        """The one dial: `depth` layers, width 32 depth, `depth` heads, of which `share` use one key head."""
+        return cls(vocabulary, context, depth, 32 * depth, depth, max(1, depth // share))
+
+    @property
+    def head_width(self) -> int:
+        """Dh."""
+        return self.width // self.heads
+
+
+class Memory(Protocol):
+    """What a layer's keys and values join before attention; see `cache`."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take new k, v [B, G, T, Dh]; return all that the queries may see, [B, G, S, Dh]."""
+        ...
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.key_heads = layer, config.heads, config.key_heads
+        self.head_width = config.head_width
+        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.key_heads) * config.head_width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(
+        self, x: Tensor, turn: Tensor, mask: Tensor | None, causal: bool, memory: Memory | None, impl: Impl
+    ) -> Tensor:
+        """x [B, T, D], turn [B, T, 1, Dh/2] complex -> [B, T, D]."""
+        B, T, D = x.shape
+        H, G = self.heads, self.key_heads
+        heads = self.qkv(x).view(B, T, H + 2 * G, self.head_width)
+        qk = rotate(heads[:, :, : H + G], turn).transpose(1, 2)  # [B, H+G, T, Dh]
+        q, k, v = qk[:, :H], qk[:, H:], heads[:, :, H + G :].transpose(1, 2)
+        if memory is not None:
+            k, v = memory.extend(self.layer, k, v)
+        y = planned_attention(q, k, v, mask, causal, impl)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+
+class Block(nn.Module):
+    """Attention and a GELU network, each on a normalised residual stream."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.RMSNorm(config.width)
+        self.attention = Attention(config, layer)
+        self.norm_mlp = nn.RMSNorm(config.width)
+        self.up = nn.Linear(config.width, 4 * config.width, bias=False)
+        self.down = nn.Linear(4 * config.width, config.width, bias=False)
+
+    def forward(
+        self, x: Tensor, turn: Tensor, mask: Tensor | None, causal: bool, memory: Memory | None, impl: Impl
+    ) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        x = x + self.attention(self.norm_attention(x), turn, mask, causal, memory, impl)
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
+
+
+class Transformer(nn.Module):
+    """Tokens at positions, under a mask, to hidden states; `logits` maps those to the vocabulary."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocabulary, config.width)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.unembed = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.register_buffer("turns", turns(config.context, config.head_width), persistent=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        memory: Memory | None = None,
+        impl: Impl = "auto",
+    ) -> Tensor:
+        """Hidden states [B, T, D] of `tokens`, `positions` [B, T] int64; `mask` [B, 1, T, S] bool, None for causal.
+
+        With a memory and no mask, every query sees all that the memory returns. Raises ValueError for tokens
+        outside the vocabulary's dtype or positions outside the context.
+        """
+        if tokens.dtype != torch.int64 or tokens.shape != positions.shape or tokens.dim() != 2:
+            raise ValueError(f"tokens and positions are int64 [B, T], not {tokens.dtype} {list(tokens.shape)}, {list(positions.shape)}")
+        turn = self.turns[positions][:, :, None]  # [B, T, 1, Dh/2]
+        x = self.embed(tokens)  # [B, T, D]
+        causal = mask is None and memory is None
+        for block in self.blocks:
+            x = block(x, turn, mask, causal, memory, impl)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
+        return self.unembed(hidden)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.embed.weight.device
+
+    @property
+    def parameter_count(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def turns(context: int, head_width: int, base: float = 10_000.0) -> Tensor:
+    """Rotary angles as unit complex numbers e^{i p base^{-2 j / Dh}}, [C, Dh/2] (arXiv 2104.09864, eq. 34)."""
+    rates = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    angles = torch.arange(context, dtype=torch.float64)[:, None] * rates
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+
+
+def rotate(heads: Tensor, turn: Tensor) -> Tensor:
+    """Turn pairs of features by their position: heads [B, T, H, Dh], turn [B, T, 1, Dh/2] complex."""
+    pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)

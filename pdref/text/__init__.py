@@ -1,0 +1,1 @@
+"""Words in, structure out: tags, tokenizers, planned documents and their integer layout."""
