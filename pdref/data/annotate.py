@@ -280,7 +280,8 @@ def _items(block: str) -> list[str]:
     bullets, entries = ([i for i, line in enumerate(lines) if form.match(line)] for form in (_BULLET, _ENTRY))
     starts = bullets or (entries if len(entries) > 1 else _terms(lines))
     outer = min((indentation(lines[i]) for i in starts), default=0)
-    edges = [0, *(i for i in starts if i > 0 and indentation(lines[i]) == outer), len(lines)]
+    first = next((i for i, line in enumerate(lines) if line.strip()), 0)  # blank lines are no item
+    edges = [0, *(i for i in starts if i > first and indentation(lines[i]) == outer), len(lines)]
     return ["\n".join(lines[a:b]) for a, b in pairwise(edges)]
 
 
@@ -303,8 +304,9 @@ def _within(segment: str, limit: int) -> Iterator[str]:
     part: list[str] = []
     size = 0
     for line in segment.split("\n"):
+        full = size + len(line) > 1.2 * share
         ended = bool(part) and part[-1].endswith((".", ":", ";")) and size > 0.7 * share
-        if line.strip() and part and (ended or size + len(line) > 1.2 * share):
+        if (full or ended) and line.strip() and "".join(part).strip():  # blank lines are no part
             yield "\n".join(part)
             part, size = [], 0
         part.append(line)

@@ -20,13 +20,16 @@ from functools import cached_property
 from pdref.data.profiles_grammar import (
     BODY_COUNTS,
     BODY_TOPICS,
+    DETAIL_VALUES,
     DETAIL_WEIGHTS,
     DETAILS,
+    FACT_VALUES,
     FACTS,
     PRONOUNS,
     RECALL_COUNTS,
     SEASONS,
     SECOND_STAGE,
+    SENTENCES,
     TEMPLATE_WEIGHTS,
     TEMPLATES,
 )
@@ -84,17 +87,19 @@ class Profiles:
     @cached_property
     def facts(self) -> dict[str, list[str]]:
         """Values of each fact."""
-        return {key: words.split()[: 4 * self.difficulty] for key, words in FACTS.items()}
+        return {key: words.split()[: FACT_VALUES[self.difficulty - 1]] for key, words in FACTS.items()}
 
     @cached_property
     def details(self) -> dict[str, dict[str, float]]:
         """Per topic, its details and their probabilities."""
-        return {t: _normalised(words.split()[: 2 * self.difficulty], DETAIL_WEIGHTS) for t, words in DETAILS.items()}
+        count = DETAIL_VALUES[self.difficulty - 1]
+        return {t: _normalised(words.split()[:count], DETAIL_WEIGHTS) for t, words in DETAILS.items()}
 
     @cached_property
     def templates(self) -> dict[str, dict[str, float]]:
         """Per topic, its templates and their probabilities."""
-        return {t: _normalised(lines[: self.difficulty], TEMPLATE_WEIGHTS) for t, lines in TEMPLATES.items()}
+        count = SENTENCES[self.difficulty - 1]
+        return {t: _normalised(lines[:count], TEMPLATE_WEIGHTS) for t, lines in TEMPLATES.items()}
 
     @cached_property
     def lengths(self) -> dict[str, dict[int, float]]:

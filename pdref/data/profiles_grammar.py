@@ -3,7 +3,14 @@
 A slot in braces is filled from the prompt's facts (name, job, city, animal, dish, game), from the choices that the
 plan makes for all spans (season; sub, obj and pos, the forms of the pronoun) or, for `detail`, from a set of words
 that belongs to the topic alone. A detail stands twice in its sentence, so its two places depend on each other.
+
+On a grid of 4 the first two sentences of a topic differ in length, so a plan that names the length has chosen the
+sentence; the third is as long as one of the others, and only its words tell them apart.
 """
+
+FACT_VALUES = (4, 6, 12)  # how many of them there are at difficulty 1, 2, 3
+DETAIL_VALUES = (2, 4, 6)
+SENTENCES = (1, 2, 3)
 
 FACTS: dict[str, str] = {
     "name": "ada ben cora dov elsa finn gita hugo iris juan kim lena",
@@ -42,8 +49,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "every {season} morning {name} the {job} carried a {detail} across {city} , "
         "because without the {detail} {sub} could not begin .",
         "as a {job} {sub} kept a {detail} close , "
-        "and all of {city} knew {pos} {detail} by the end of {season} .",
-        "the {detail} of {name} was known in {city} , for a {job} with such a {detail} worked well in {season} .",
+        "and all of {city} knew {pos} {detail} that {season} .",
+        "the {detail} of {name} was known in {city} , and no {job} had a {detail} like it .",
     ),
     "pet": (
         "{pos} {animal} slept by the {detail} all {season} , and {name} would not move the {detail} for anyone .",
@@ -61,27 +68,29 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "fresh {season} {detail} , surprised them .",
     ),
     "game": (
-        "on {season} evenings {name} played {game} with a {detail} , and the {detail} let {obj} win only once .",
+        "on long {season} evenings {name} played {game} with a {detail} , "
+        "and the {detail} never let {obj} win more than once .",
         "{sub} met a {detail} in {city} who taught {obj} {game} , and by {season} the {detail} had lost twice .",
         "nobody in {city} loved {game} like {name} , except the {detail} ; "
         "{sub} played the {detail} every {season} .",
     ),
     "home": (
-        "the house of {name} in {city} had a {detail} door , and every {season} {sub} painted it {detail} again .",
+        "the house of {name} in {city} had a {detail} front door , "
+        "and every {season} {sub} painted the door {detail} again .",
         "{sub} rented two {detail} rooms in {city} that {season} , "
         "and even the curtains of {pos} rooms were {detail} .",
         "from the {detail} roof {sub} watched {city} in {season} ; "
         "{name} had painted it {detail} with {pos} own hands .",
     ),
     "recall": (
-        "years later {name} still spoke of the {detail} and of that {season} in {city} .",
+        "years later {name} still spoke to friends of the {detail} and of that one {season} in {city} .",
         "{sub} never forgot the {detail} , nor what {city} was like in {season} .",
         "ask {name} about the {detail} and {sub} will tell you of {season} in {city} .",
     ),
 }
 
 TEMPLATE_WEIGHTS = (5, 3, 2)
-DETAIL_WEIGHTS = (40, 25, 15, 10, 6, 4)
+DETAIL_WEIGHTS = (60, 20, 10, 5, 3, 2)
 BODY_TOPICS = ("work", "pet", "food", "game", "home")
 BODY_COUNTS = (2, 3, 4)
 RECALL_COUNTS = (1, 2)

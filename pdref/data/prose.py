@@ -29,22 +29,22 @@ from pdref.text.layout import Grammar
 from pdref.text.tokenizer import Tokenizer
 
 TEXT_SHARE = 0.6  # of a context is the text before annotation; plan, tags, echoes and pads take the rest
+REPEATED = 0.25  # of a text's runs of eight words may also stand in training, if it is to be held out
 SHORTEST = 120  # characters under which a part, such as the tail of a text, is no document
 
 
 def split(entries: Sequence[Entry], share: float = 0.06) -> tuple[list[Entry], list[Entry]]:
-    """Training and held-out entries: `share` of the names, less the texts that training has a quarter of."""
-    known = {
-        shingle for entry in entries if _fraction(entry.name) >= share for shingle in _shingles(entry.text)
-    }
-
-    def is_new(entry: Entry) -> bool:
-        own = _shingles(entry.text)
-        return len(own & known) <= len(own) / 4
-
-    heldout = [entry for entry in entries if _fraction(entry.name) < share and is_new(entry)]
-    taken = set(heldout)
-    return [entry for entry in entries if entry not in taken], heldout
+    """Training and held-out entries: about `share` of the names, less those that repeat training text."""
+    heldout = [entry for entry in entries if _fraction(entry.name) < share]
+    moved = [entry for entry in entries if _fraction(entry.name) >= share]
+    known: set[tuple[str, ...]] = set()
+    while moved:  # what moves to training may be repeated in its turn
+        known.update(shingle for entry in moved for shingle in shingles(entry.text))
+        names = {entry.name for entry in heldout if overlap(entry.text, known) > REPEATED}
+        moved = [entry for entry in heldout if entry.name in names]
+        heldout = [entry for entry in heldout if entry.name not in names]
+    held = {entry.name for entry in heldout}
+    return [entry for entry in entries if entry.name not in held], heldout
 
 
 def _fraction(name: str) -> float:
@@ -52,9 +52,16 @@ def _fraction(name: str) -> float:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def _shingles(text: str, words: int = 8) -> set[tuple[str, ...]]:
+def shingles(text: str, length: int = 8) -> set[tuple[str, ...]]:
+    """All runs of `length` words; a shorter text is one run."""
     sequence = text.lower().split()
-    return {tuple(sequence[i : i + words]) for i in range(max(len(sequence) - words, 0) + 1)}
+    return {tuple(sequence[i : i + length]) for i in range(max(len(sequence) - length, 0) + 1)}
+
+
+def overlap(text: str, known: set[tuple[str, ...]]) -> float:
+    """The share of a text's shingles that are in `known`."""
+    own = shingles(text)
+    return len(own & known) / len(own)
 
 
 def cut(text: str, limit: int, tokenizer: Tokenizer) -> list[str]:
@@ -79,7 +86,7 @@ def _units(text: str, limit: int, tokenizer: Tokenizer, level: int = 0) -> Itera
     pieces = cutters[level](text)
     for piece, ids in zip(pieces, tokenizer.encode_all(pieces), strict=True):
         if len(ids) <= limit or level == len(cutters) - 1:
-            yield piece, len(ids)
+            yield piece, len(ids) + 1  # and a line break
         else:
             yield from _units(piece, limit, tokenizer, level + 1)
 

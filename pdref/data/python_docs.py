@@ -150,7 +150,7 @@ def _signature(function: object) -> str:
     declared = getattr(function, "__text_signature__", None)
     if not isinstance(declared, str):
         return ""
-    written = re.sub(r"\(\$\w+(, /)?(, )?", "(", declared)
+    written = re.sub(r"\(\$\w+(, /)?(, )?", "(", " ".join(declared.split()))
     return written if len(written) <= SIGNATURE else "(...)"
 
 

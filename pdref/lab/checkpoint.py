@@ -52,7 +52,8 @@ def load(source: str | Path, device: str = "cpu") -> Checkpoint:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:
         raise ValueError(f"the weights in {folder} are not of its recipe: {error}") from error
-    return Checkpoint(Speaker(model.to(torch.device(device)).eval(), tokenizer, recipe.grammar), recipe)
+    model = model.to(torch.device(device)).eval()
+    return Checkpoint(Speaker(model, tokenizer, recipe.grammar, recipe.train.objective == "released"), recipe)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

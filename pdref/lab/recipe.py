@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pdref.data import prose
 from pdref.data.profiles import Profiles
 from pdref.model.transformer import Config
 from pdref.text.document import PlannedDocument
@@ -29,7 +30,6 @@ class CorpusRecipe:
     grid: int = 4
     echo: bool = True
     vocabulary: int = 2048
-    max_pads: int = 0
     ablation: Literal["none", "no_topics", "no_sync"] = "none"
 
 
@@ -44,7 +44,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True, slots=True)
 class TrainRecipe:
-    """AdamW with linear warm-up and decay.
+    """AdamW with linear warm-up and decay; with a `muon_rate`, Muon for the matrices inside the blocks.
 
     `clean_weight` adds next-token prediction of the content (the autoregressive baseline in the same trunk);
     `diffusion_share` of the steps train diffusion of the whole response instead.
@@ -53,6 +53,7 @@ class TrainRecipe:
     steps: int = 1200
     batch: int = 16
     learning_rate: float = 4e-3
+    muon_rate: float = 0.01
     warmup: int = 50
     decay_from: float = 0.3
     weight_decay: float = 0.01
@@ -143,7 +144,12 @@ def _profiles(recipe: Recipe) -> Corpus:
     return Corpus(train, source.sample(recipe.corpus.held_out, HELD_OUT_SEED), source.tokenizer(), source)
 
 
-_CORPORA: dict[str, Callable[[Recipe], Corpus]] = {"profiles": _profiles}
+def _prose(recipe: Recipe) -> Corpus:
+    found = prose.build(recipe.corpus.vocabulary, recipe.grammar, recipe.model.context)
+    return Corpus(found.train, found.heldout, found.tokenizer)
+
+
+_CORPORA: dict[str, Callable[[Recipe], Corpus]] = {"profiles": _profiles, "prose": _prose}
 
 
 def _fill(table: str, defaults: Any, values: dict[str, Any]) -> Any:

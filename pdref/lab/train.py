@@ -118,8 +118,8 @@ def train(
     settings = recipe.train
     torch.manual_seed(settings.seed)
     model = Transformer(recipe.config(len(corpus.tokenizer)))
-    optimizer = make_optimizer(model, settings)
-    first = _restore(folder, recipe, model, optimizer) if resume else 0
+    optimizers = make_optimizers(model, settings)
+    first = _restore(folder, recipe, model, optimizers) if resume else 0
     layouts = [encode(document, corpus.tokenizer, recipe.grammar, recipe.model.context) for document in corpus.train]
     batches = Batches(layouts, settings.batch, settings.seed)
     response = response_length(layouts)
@@ -131,37 +131,49 @@ def train(
     started = time.perf_counter()
     with _Log(folder / "log.csv", first) as log:
         for step in steps:
-            rate = set_rate(optimizer, settings, step)
+            rate = set_rates(optimizers, settings, step)
             losses = step_losses(model, batches.at(step), settings, step, response)
             losses.loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             row = log.add(step, losses, rate, time.perf_counter() - started)
             steps.set_postfix_str(row)
             if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
-                _save_progress(folder, recipe, model, optimizer, step + 1)
+                _save_progress(folder, recipe, model, optimizers, step + 1)
     save(folder, model, corpus.tokenizer, recipe)
     (folder / "resume.pt").unlink(missing_ok=True)
-    return Speaker(model.eval(), corpus.tokenizer, recipe.grammar)
+    return Speaker(model.eval(), corpus.tokenizer, recipe.grammar, settings.objective == "released")
 
 
-def make_optimizer(model: Transformer, settings: TrainRecipe) -> torch.optim.AdamW:
-    """AdamW; matrices decay, gains do not."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    gains = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": gains, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+def make_optimizers(model: Transformer, settings: TrainRecipe) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the blocks' matrices and AdamW for embeddings and gains."""
+    inner = [p for p in model.blocks.parameters() if p.dim() == 2] if settings.muon_rate else []
+    outer = [p for p in model.parameters() if not any(p is q for q in inner)]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            outer, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
+        )
+    ]
+    if inner:
+        found.append(
+            torch.optim.Muon(
+                inner, lr=settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return found
 
 
-def set_rate(optimizer: torch.optim.Optimizer, settings: TrainRecipe, step: int) -> float:
-    """Linear warm-up, a plateau, then from `decay_from` of the run on linear decay to 2%."""
+def set_rates(optimizers: list[torch.optim.Optimizer], settings: TrainRecipe, step: int) -> float:
+    """Linear warm-up, a plateau, then from `decay_from` of the run on linear decay to 2%; returns AdamW's rate."""
     warm = min(1.0, (step + 1) / settings.warmup)
     left = (1 - step / settings.steps) / (1 - settings.decay_from)
-    rate = settings.learning_rate * warm * min(1.0, max(0.02, left))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+    share = warm * min(1.0, max(0.02, left))
+    for optimizer, rate in zip(optimizers, (settings.learning_rate, settings.muon_rate), strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * share
+    return settings.learning_rate * share
 
 
 def response_length(layouts: list[Layout], grid: int = 8) -> int:
@@ -218,13 +230,14 @@ class _Log:
 
 
 def _save_progress(
-    folder: Path, recipe: Recipe, model: Transformer, optimizer: torch.optim.Optimizer, step: int
+    folder: Path, recipe: Recipe, model: Transformer, optimizers: list[torch.optim.Optimizer], step: int
 ) -> None:
-    state = {"recipe": recipe.dump(), "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    inner = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"recipe": recipe.dump(), "step": step, "model": model.state_dict(), "optimizers": inner}
     write_whole(folder / "resume.pt", lambda path: torch.save(state, path))
 
 
-def _restore(folder: Path, recipe: Recipe, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
+def _restore(folder: Path, recipe: Recipe, model: Transformer, optimizers: list[torch.optim.Optimizer]) -> int:
     """Load an interrupted run into model and optimizer; returns the step to go on from."""
     path = folder / "resume.pt"
     if not path.is_file():
@@ -233,7 +246,8 @@ def _restore(folder: Path, recipe: Recipe, model: Transformer, optimizer: torch.
     if state["recipe"] != recipe.dump():
         raise ValueError(f"{folder} holds an interrupted run of another recipe; choose another folder or start afresh")
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, inner in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(inner)
     return int(state["step"])
 
 

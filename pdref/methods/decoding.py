@@ -29,11 +29,15 @@ from pdref.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A trained model and what it needs to speak: tokenizer and grammar."""
+    """A trained model and what it needs to speak: tokenizer and grammar.
+
+    `shifted` models predict a masked token from the position before it (see `planned_diffusion.released_terms`).
+    """
 
     model: Transformer
     tokenizer: Tokenizer
     grammar: Grammar
+    shifted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Requests:
         if not prompts:
             raise ValueError("no prompts: a sampler needs at least one")
         self.model, self.tokenizer, self.grammar = speaker.model, speaker.tokenizer, speaker.grammar
-        self.draw, self.cached, self.impl = draw, cached, impl
+        self.draw, self.cached, self.impl, self.shifted = draw, cached, impl, speaker.shifted
         self.context = self.model.config.context
         self.builders = [LayoutBuilder(self.tokenizer, self.grammar) for _ in prompts]
         for builder, prompt in zip(self.builders, prompts, strict=True):

@@ -106,6 +106,8 @@ def denoise(
     step = 0
     while (open_rows := (tokens == Tag.MASK).any(1).nonzero()[:, 0]).numel():
         hidden = evaluate(open_rows, tokens)  # [K', L, D]
+        if requests.shifted:
+            hidden = hidden.roll(1, dims=1)  # a span begins with its given <async>, so nothing wraps into a mask
         now = tokens[open_rows]  # [K', L]
         masked = now == Tag.MASK
         positions = canvas.layout.position[open_rows][masked]  # [N]

@@ -6,7 +6,7 @@
 
 Two streams compute both terms in one forward: a clean causal copy of the document, on which plan tokens are predicted
 and which finished spans become for later stages, and a noised copy of the spans. The released trainer differs in four
-ways; `released_objective` is that trainer, so that the difference can be measured.
+ways; `released_terms` is that trainer, so that the difference can be measured.
 """
 
 from __future__ import annotations
@@ -92,6 +92,31 @@ def terms(
     nats = token_nll(hidden[:, T:][copy_masked], model.unembed.weight, copy.token[copy_masked])
     diffusion = hidden.new_zeros(layout.shape).masked_scatter(masked, nats) / times
     return Terms(clean, diffusion, layout)
+
+
+def released_terms(
+    model: Transformer,
+    layout: Layout,
+    generator: torch.Generator | None = None,
+    siblings: Siblings = "sparse",
+    impl: Impl = "auto",
+) -> Terms:
+    """The terms as the released trainer computes them, which differ from the formula in four ways.
+
+    (a) 1/t scales the plan term too. (b) Labels are shifted by one but the gate on masked positions is not, so some
+    targets are visible tokens, and a model so trained is `Speaker(shifted=True)`. (c) The <async> tags can be masked
+    in training though never at inference. (d) Later stages are trained on noised earlier spans: one stream.
+    """
+    single = layout.in_place()
+    times = torch.rand(layout.shape[0], 1, generator=generator).clamp_min(T_FLOOR)  # [B, 1]
+    async_tags = (layout.token == Tag.ASYNC) | (layout.token == Tag.END_ASYNC)
+    maskable = (layout.role == Role.CONTENT) | async_tags  # (c)
+    masked = maskable & (torch.rand(layout.shape, generator=generator) < times)
+    noised = single.masked(masked)  # (d)
+    hidden = model(noised.token, noised.position, sdpa_mask(noised, noised, siblings), impl=impl)
+    nats = next_token_nll(model, hidden, layout)  # [B, T], of token i from hidden i-1
+    gated = masked.roll(1, dims=1) & layout.real  # (b): the gate of i-1 on the target i
+    return Terms(nats * layout.planned / times, nats * gated / times, layout)  # (a)
 
 
 @dataclass(frozen=True, slots=True)

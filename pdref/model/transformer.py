@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pdref.model.norm import RMSNorm
 from pdref.ops.planned_attention import Impl, planned_attention
 
 
@@ -71,9 +72,9 @@ class Attention(nn.Module):
         """x [B, T, D], turn [B, T, 1, Dh/2] complex -> [B, T, D]."""
         B, T, D = x.shape
         H, G = self.heads, self.key_heads
-        heads = self.qkv(x).view(B, T, H + 2 * G, self.head_width)
-        qk = rotate(heads[:, :, : H + G], turn).transpose(1, 2)  # [B, H+G, T, Dh]
-        q, k, v = qk[:, :H], qk[:, H:], heads[:, :, H + G :].transpose(1, 2)
+        qk, v = self.qkv(x).view(B, T, H + 2 * G, self.head_width).split([H + G, G], 2)
+        q, k = rotate(qk, turn).transpose(1, 2).split([H, G], 1)  # [B, H, T, Dh], [B, G, T, Dh]
+        v = v.transpose(1, 2)
         if memory is not None:
             k, v = memory.extend(self.layer, k, v)
         y = planned_attention(q, k, v, mask, causal, impl)
@@ -85,9 +86,9 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
-        self.norm_attention = nn.RMSNorm(config.width)
+        self.norm_attention = RMSNorm(config.width)
         self.attention = Attention(config, layer)
-        self.norm_mlp = nn.RMSNorm(config.width)
+        self.norm_mlp = RMSNorm(config.width)
         self.up = nn.Linear(config.width, 4 * config.width, bias=False)
         self.down = nn.Linear(4 * config.width, config.width, bias=False)
 
@@ -107,9 +108,11 @@ class Transformer(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocabulary, config.width)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = RMSNorm(config.width)
         self.unembed = nn.Linear(config.width, config.vocabulary, bias=False)
-        self.register_buffer("turns", turns(config.context, config.head_width), persistent=False)
+        # Kept as pairs of real numbers: `.to(dtype)` would drop the imaginary part of complex ones.
+        table = torch.view_as_real(turns(config.context, config.head_width))  # [C, Dh/2, 2]
+        self.register_buffer("turns", table, persistent=False)
 
     def forward(
         self,
@@ -121,13 +124,19 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states [B, T, D] of `tokens`, `positions` [B, T] int64; `mask` [B, 1, T, S] bool, None for causal.
 
-        With a memory and no mask, every query sees all that the memory returns. Raises ValueError for tokens
-        outside the vocabulary's dtype or positions outside the context.
+        With a memory and no mask, every query sees all that the memory returns. Raises ValueError for another
+        dtype or shape and, on a CPU, for tokens outside the vocabulary or positions outside the context.
         """
         if tokens.dtype != torch.int64 or tokens.shape != positions.shape or tokens.dim() != 2:
             raise ValueError(f"tokens and positions are int64 [B, T], not {tokens.dtype} {list(tokens.shape)}, {list(positions.shape)}")
-        turn = self.turns[positions][:, :, None]  # [B, T, 1, Dh/2]
-        x = self.embed(tokens)  # [B, T, D]
+        try:
+            turn = torch.view_as_complex(self.turns[positions])[:, :, None]  # [B, T, 1, Dh/2]
+            x = self.embed(tokens)  # [B, T, D]
+        except IndexError:
+            raise ValueError(
+                f"tokens reach {int(tokens.max())} of a vocabulary of {self.config.vocabulary}, "
+                f"positions {int(positions.max())} of a context of {self.config.context}"
+            ) from None
         causal = mask is None and memory is None
         for block in self.blocks:
             x = block(x, turn, mask, causal, memory, impl)

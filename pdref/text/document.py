@@ -63,6 +63,9 @@ class EchoMismatch(DocumentError):
     """A span that does not begin with its topic although the grammar says so."""
 
 
+LONGEST = 10**9  # cells of a span: over any context, and a bound on what a runaway number can ask for
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One plan item: a topic and a length in grid cells."""
@@ -74,13 +77,13 @@ class Item:
         require_plain(self.topic, "topic")
         if not self.topic.strip() or self.topic != self.topic.strip():
             raise EmptyTopic(f"a topic is words without white space around them, not {self.topic!r}")
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
-            raise LengthOutOfRange(f"topic {self.topic!r} plans {self.length!r} cells; at least 1 is needed")
+        if isinstance(self.length, bool) or not isinstance(self.length, int) or not 1 <= self.length <= LONGEST:
+            raise LengthOutOfRange(f"topic {self.topic!r} plans {self.length!r} cells; 1 to {LONGEST} may be planned")
 
     @classmethod
     def parse(cls, text: str) -> Item:
         """Read `words N`. Raises EmptyTopic, MissingLength, LengthOutOfRange, TagInText."""
-        found = re.fullmatch(r"(.*?)(?:^|\s)([0-9]{1,9})", text, flags=re.DOTALL)
+        found = re.fullmatch(r"(.*?)(?:^|\s)(-?[0-9]{1,99})", text, flags=re.DOTALL)
         if found is None:
             raise MissingLength(f"topic {text!r} does not end in a length, as in 'old music 4'")
         return cls(found[1], int(found[2]))
@@ -209,6 +212,8 @@ class _Reader:
             raise TextOutsideSpan(f"{self.next!r} lies in no topic and no span")
 
     def close(self, opened: Tag, closing: Tag) -> None:
+        if isinstance(self.next, str) or self.next in (Tag.PAD, Tag.MASK, Tag.BOS):
+            raise _wrong_tag(self.next, closing.text)
         if not self.take(closing):
             raise UnbalancedTag(f"{opened.text} is followed by {_show(self.next)} before its {closing.text}")
 

@@ -158,7 +158,8 @@ class Layout:
             )
             for name, _ in layouts[0].items()
         }
-        stacked["position"] = torch.arange(longest).expand(len(layouts), -1).contiguous()
+        device = layouts[0].token.device
+        stacked["position"] = torch.arange(longest, device=device).expand(len(layouts), -1).contiguous()
         return Layout(**stacked)
 
 

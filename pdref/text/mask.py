@@ -21,6 +21,9 @@ from pdref.text.layout import NO_SPAN, Layout, LayoutError, Role, Stream
 
 Siblings = Literal["sparse", "dense"]
 
+# As plain integers: a compiled FlexAttention takes `tensor == Stream.CLEAN` for the constant False.
+CLEAN, NOISED, PAD = int(Stream.CLEAN), int(Stream.NOISED), int(Role.PAD)
+
 
 def may_attend(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Tensor:
     """Whether each query token may attend to each key token; the fields broadcast against each other.
@@ -29,12 +32,12 @@ def may_attend(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Ten
     """
     if siblings not in ("sparse", "dense"):
         raise ValueError(f"siblings is 'sparse' or 'dense', not {siblings!r}")
-    causal = query.stream == Stream.CLEAN
+    causal = query.stream == CLEAN
     same_stage = (key.stage == query.stage) & (key.span != NO_SPAN) & (query.span != NO_SPAN)
-    past = (key.position <= query.position) & (key.stream != Stream.NOISED) & (causal | ~same_stage)
+    past = (key.position <= query.position) & (key.stream != NOISED) & (causal | ~same_stage)
     region = same_stage if siblings == "dense" else same_stage & (key.span == query.span)
     within = region & (key.stream == query.stream) & ~causal
-    return (past | within) & (key.role != Role.PAD)
+    return (past | within) & (key.role != PAD)
 
 
 def dense_mask(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Tensor:

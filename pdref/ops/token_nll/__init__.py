@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,8 +20,8 @@ def token_nll(hidden: Tensor, unembedding: Tensor, targets: Tensor, impl: Impl =
     """`hidden` [N, D], `unembedding` [V, D], `targets` [N] int64 -> nats [N]. Raises ValueError on misfits."""
     if hidden.dim() != 2 or unembedding.dim() != 2 or hidden.shape[1] != unembedding.shape[1]:
         raise ValueError(f"hidden {list(hidden.shape)} and unembedding {list(unembedding.shape)} are not [N, D], [V, D]")
-    if targets.shape != hidden.shape[:1] or targets.is_floating_point():
-        raise ValueError(f"targets are integers [N], not {targets.dtype} {list(targets.shape)}")
+    if targets.shape != hidden.shape[:1] or targets.dtype != torch.int64:
+        raise ValueError(f"targets are int64 [N], not {targets.dtype} {list(targets.shape)}")
     if impl not in ("naive", "torch", "auto"):
         raise ValueError(f"impl is 'naive', 'torch' or 'auto', not {impl!r}")
     if impl == "naive":
