@@ -169,6 +169,8 @@ class Profiles:
             for item, span in zip(stage.plan, stage.spans, strict=True):
                 kind, _, about = item.topic.partition(" ")
                 found = self._read(kind, span.text)
+                if found is not None:
+                    details.setdefault(kind, found[1]["detail"])
                 wrong = None
                 if found is None:
                     wrong = "is not grammatical"
@@ -178,7 +180,6 @@ class Profiles:
                     expected = shared | ({"detail": details.get(about, "")} if kind == "recall" else {})
                     clash = [slot for slot in found[1] if slot in expected and found[1][slot] != expected[slot]]
                     wrong = f"contradicts {', '.join(clash)}" if clash else None
-                    details.setdefault(kind, found[1]["detail"])
                     if not self.names_choices:
                         shared = {slot: found[1][slot] for slot in ("season", "sub", "obj", "pos") if slot in found[1]} | shared
                 verdicts.append(wrong is None)
@@ -255,8 +256,8 @@ class Profiles:
         if len(later) > 1:
             problems.append(f"{len(document.stages)} stages")
         for recalled in later:
-            about = [topic.removeprefix("recall ") for topic in recalled]
-            if len(recalled) not in RECALL_COUNTS or len(set(recalled)) != len(recalled) or not set(about) <= set(body):
+            told = {f"recall {topic}" for topic in body}
+            if len(recalled) not in RECALL_COUNTS or len(set(recalled)) != len(recalled) or not set(recalled) <= told:
                 problems.append(f"the second plan names the topics {recalled}")
         return problems
 

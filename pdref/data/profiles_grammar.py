@@ -40,27 +40,26 @@ DETAILS: dict[str, str] = {
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "opening": (
         "{name} came to {city} in {season} and {detail} found work as a {job} ; "
-        "{pos} friends said {sub} {detail} belonged there .",
-        "in {season} a {job} named {name} {detail} left for {city} , and there {sub} {detail} made {pos} home .",
+        "{pos} {animal} and {sub} {detail} belonged there .",
+        "in {season} a {job} named {name} {detail} left for {city} , and {sub} {detail} brought {pos} {animal} along .",
         "people in {city} {detail} remember the {season} when {name} the {job} arrived "
         "and {detail} changed {pos} life .",
     ),
     "work": (
-        "every {season} morning {name} the {job} carried a {detail} across {city} , "
-        "because without the {detail} {sub} could not begin .",
-        "as a {job} {sub} kept a {detail} close , "
-        "and all of {city} knew {pos} {detail} that {season} .",
+        "every {season} morning {name} the {job} carried {dish} and a {detail} across {city} , "
+        "and the {detail} never once broke .",
+        "as a {job} {sub} kept {dish} and a {detail} close , and all of {city} knew {pos} {detail} .",
         "the {detail} of {name} was known in {city} , and no {job} had a {detail} like it .",
     ),
     "pet": (
-        "{pos} {animal} slept by the {detail} all {season} , and {name} would not move the {detail} for anyone .",
-        "a {animal} followed {name} home one {season} day , chose the {detail} , "
-        "and kept the {detail} from then on .",
+        "after {game} {pos} {animal} slept by the {detail} all {season} , and {name} never moved the {detail} .",
+        "a {animal} followed {name} home from {game} one {season} day , chose the {detail} , "
+        "and kept the {detail} for itself .",
         "when {season} came {sub} gave the {animal} a {detail} , "
         "and the {animal} loved the {detail} more than {name} .",
     ),
     "food": (
-        "for dinner {sub} cooked {dish} with {detail} , "
+        "after {game} {sub} cooked {dish} with {detail} , "
         "since in {season} the market of {city} sold {detail} at every corner .",
         "{name} learned to make {dish} one {season} and always added {detail} , "
         "saying that {dish} without {detail} was nothing .",
@@ -68,17 +67,16 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "fresh {season} {detail} , surprised them .",
     ),
     "game": (
-        "on long {season} evenings {name} played {game} with a {detail} , "
-        "and the {detail} never let {obj} win more than once .",
+        "on long {season} evenings {name} played {game} for {dish} with a {detail} , "
+        "and the {detail} never let {obj} win .",
         "{sub} met a {detail} in {city} who taught {obj} {game} , and by {season} the {detail} had lost twice .",
         "nobody in {city} loved {game} like {name} , except the {detail} ; "
         "{sub} played the {detail} every {season} .",
     ),
     "home": (
-        "the house of {name} in {city} had a {detail} front door , "
-        "and every {season} {sub} painted the door {detail} again .",
-        "{sub} rented two {detail} rooms in {city} that {season} , "
-        "and even the curtains of {pos} rooms were {detail} .",
+        "the house of {name} in {city} had a {detail} door for the {animal} , "
+        "and every {season} {sub} painted it {detail} .",
+        "{sub} rented two {detail} rooms in {city} that {season} , and even the bed of the {animal} was {detail} .",
         "from the {detail} roof {sub} watched {city} in {season} ; "
         "{name} had painted it {detail} with {pos} own hands .",
     ),

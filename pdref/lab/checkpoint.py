@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pdref.lab.recipe import Recipe
@@ -39,7 +40,7 @@ def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer, recipe: R
 def load(source: str | Path, device: str = "cpu") -> Checkpoint:
     """Read a shipped checkpoint by name, or any by folder.
 
-    Raises FileNotFoundError, and ValueError if the weights do not fit the recipe.
+    Raises FileNotFoundError, and ValueError if the weights are broken or do not fit the recipe.
     """
     folder = CHECKPOINTS / source if (CHECKPOINTS / source / "model.safetensors").is_file() else Path(source)
     if not (folder / "model.safetensors").is_file():
@@ -50,8 +51,8 @@ def load(source: str | Path, device: str = "cpu") -> Checkpoint:
     model = Transformer(recipe.config(len(tokenizer)))
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {folder} are not of its recipe: {error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights in {folder} are broken or not of its recipe: {error}") from error
     model = model.to(torch.device(device)).eval()
     return Checkpoint(Speaker(model, tokenizer, recipe.grammar, recipe.train.objective == "released"), recipe)
 

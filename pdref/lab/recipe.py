@@ -6,9 +6,10 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from pdref.data import prose
+from pdref.data.path_star import PathStar
 from pdref.data.profiles import Profiles
 from pdref.model.transformer import Config
 from pdref.text.document import PlannedDocument
@@ -21,9 +22,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True, slots=True)
 class CorpusRecipe:
-    """Which documents: `grid` and `echo` are the grammar; `vocabulary` is for byte pairs, `difficulty` for profiles."""
+    """Which documents: `grid` and `echo` are the grammar; `vocabulary` is for byte pairs.
 
-    name: Literal["profiles", "prose"] = "profiles"
+    `difficulty` is the dial of profiles and the number of arms of path_star.
+    """
+
+    name: Literal["profiles", "prose", "path_star"] = "profiles"
     documents: int = 12_000
     held_out: int = 256
     difficulty: int = 2
@@ -119,7 +123,7 @@ class Corpus:
     train: list[PlannedDocument]
     held_out: list[PlannedDocument]
     tokenizer: Tokenizer
-    source: Profiles | None = None
+    source: Profiles | PathStar | None = None
 
 
 HELD_OUT_SEED = 2**31 - 1
@@ -144,17 +148,33 @@ def _profiles(recipe: Recipe) -> Corpus:
     return Corpus(train, source.sample(recipe.corpus.held_out, HELD_OUT_SEED), source.tokenizer(), source)
 
 
+def _path_star(recipe: Recipe) -> Corpus:
+    source = PathStar(degree=recipe.corpus.difficulty)
+    train = source.sample(recipe.corpus.documents, recipe.train.seed)
+    return Corpus(train, source.sample(recipe.corpus.held_out, HELD_OUT_SEED), source.tokenizer(), source)
+
+
 def _prose(recipe: Recipe) -> Corpus:
     found = prose.build(recipe.corpus.vocabulary, recipe.grammar, recipe.model.context)
     return Corpus(found.train, found.heldout, found.tokenizer)
 
 
-_CORPORA: dict[str, Callable[[Recipe], Corpus]] = {"profiles": _profiles, "prose": _prose}
+_CORPORA: dict[str, Callable[[Recipe], Corpus]] = {
+    "profiles": _profiles,
+    "prose": _prose,
+    "path_star": _path_star,
+}
 
 
 def _fill(table: str, defaults: Any, values: dict[str, Any]) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{table} is a table, [{table}], not {values!r}")
     _require_known(f"table [{table}]", values, {f.name for f in fields(defaults)})
+    hints = get_type_hints(type(defaults))
     for key, value in values.items():
+        accepted = get_args(hints[key])  # of a Literal
+        if accepted and value not in accepted:
+            raise ValueError(f"{table}.{key} is one of {', '.join(accepted)}, not {value!r}")
         wanted = type(getattr(defaults, key))
         if wanted is float and type(value) is int:
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +119,9 @@ def train(
     torch.manual_seed(settings.seed)
     model = Transformer(recipe.config(len(corpus.tokenizer)))
     optimizers = make_optimizers(model, settings)
-    first = _restore(folder, recipe, model, optimizers) if resume else 0
+    if not resume:
+        (folder / "resume.pt").unlink(missing_ok=True)
+    first = _restore(folder, recipe, model, optimizers)
     layouts = [encode(document, corpus.tokenizer, recipe.grammar, recipe.model.context) for document in corpus.train]
     batches = Batches(layouts, settings.batch, settings.seed)
     response = response_length(layouts)
@@ -206,9 +208,9 @@ class _Log:
         if first and path.is_file():
             with open(path, newline="") as file:
                 kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < first]
-        self.file = open(path, "w", newline="")  # noqa: SIM115 (closed by __exit__)
+        write_whole(path, lambda part: _write_rows(part, [LOG_COLUMNS, *kept]))
+        self.file = open(path, "a", newline="")  # noqa: SIM115 (closed by __exit__)
         self.writer = csv.writer(self.file)
-        self.writer.writerows([LOG_COLUMNS, *kept])
         self.latest: dict[str, float] = {}
 
     def __enter__(self) -> _Log:
@@ -227,6 +229,11 @@ class _Log:
             if value is not None:
                 self.latest[name] = 0.95 * self.latest.get(name, value) + 0.05 * value
         return "nats/token " + " ".join(f"{name} {value:.3f}" for name, value in self.latest.items())
+
+
+def _write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
 
 
 def _save_progress(

@@ -131,7 +131,7 @@ class Requests:
         """Shorten request b to `length` tokens and report it."""
         generation = self.generations[b]
         generation.cuts += (why,)
-        generation.history = [event for event in generation.history if event.positions[-1] < length]
+        generation.history = [kept for event in generation.history if (kept := event.before(length)).positions]
         del self.builders[b].rows[length:]
         self.seen[b] = min(self.seen[b], length)
 
@@ -194,6 +194,8 @@ class Requests:
         stopped: dict[int, int] = {}
         active = [b for b in rows if self.room(b) > 0]
         for _ in range(limit):
+            if not active:
+                break
             going = []
             for b, token in zip(active, self.next_tokens(active), strict=True):
                 if stop(b, token):
@@ -204,8 +206,6 @@ class Requests:
             if going:
                 self.read(going)
             active = [b for b in going if self.room(b) > 0]
-            if not active:
-                break
         return stopped
 
     def finish(self) -> list[Generation]:

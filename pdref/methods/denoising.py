@@ -31,9 +31,11 @@ class Unmasking:
 
     `step_ratio` r in (0, 1]: S = round(r max_k l_k) steps; at r = 1 a span reveals one token a step and is done at
     step l_k, below 1 all spans of a request finish together. `order`: most confident first by entropy, by the
-    probability of the drawn token, or at random. `threshold`, compared with that probability: "defer" keeps tokens
-    below it masked beyond their turn (the released code; the last step reveals all), "reveal" ignores the quota and
-    reveals every token above it, at least one per span and step (Fast-dLLM). Raises ValueError.
+    probability of the drawn token, or at random; above temperature 0, "confidence" reveals where a likely token
+    happened to be drawn, so it does not sample the model's own distribution even at r = 1, as the others do.
+    `threshold`, compared with that probability: "defer" keeps tokens below it masked beyond their turn (the released
+    code; the last step reveals all), "reveal" ignores the quota and reveals every token above it, at least one per
+    span and step (Fast-dLLM). Raises ValueError.
     """
 
     step_ratio: float = 1.0
@@ -65,7 +67,7 @@ class Canvas:
         layout = Layout.collate(spans)
         layout = replace(
             layout,
-            position=layout.position + torch.tensor(starts)[:, None],
+            position=(layout.position + torch.tensor(starts)[:, None]) * layout.real,  # fillers stay in the context
             stream=torch.full_like(layout.stream, int(Stream.NOISED)),
         )
         return cls(layout, torch.tensor(request))
@@ -153,7 +155,7 @@ def _confidence(order: Order, drawn: Drawn, seeds: Tensor, positions: Tensor, st
         return -drawn.entropy
     if order == "confidence":
         return drawn.probability
-    return uniform(seeds, positions, step, 0)
+    return uniform(seeds, positions, step, -1)  # a lane that no token's noise uses
 
 
 def _evaluator(requests: Requests, canvas: Canvas, siblings: Siblings) -> Callable[[Tensor, Tensor], Tensor]:

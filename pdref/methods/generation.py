@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +18,11 @@ class Event:
     phase: Phase
     positions: tuple[int, ...]
     tokens: tuple[int, ...]
+
+    def before(self, end: int) -> Event:
+        """What it set before position `end`."""
+        count = bisect_left(self.positions, end)
+        return Event(self.phase, self.positions[:count], self.tokens[:count])
 
 
 @dataclass(slots=True)

@@ -82,6 +82,7 @@ def sample(
 
     Raises TooLong if prompt and response exceed the context.
     """
+    speaker = replace(speaker, shifted=False)  # `objective` never shifts
     requests = Requests(speaker, prompts, draw or Draw(), cached, impl)
     rows = range(len(prompts))
     for b in rows:

@@ -25,7 +25,7 @@ from pdref.model.transformer import Transformer
 from pdref.ops.planned_attention import Impl
 from pdref.ops.token_nll import token_nll
 from pdref.text.document import Item, LengthOutOfRange, MisplacedTag, parse_plan, render_plan
-from pdref.text.layout import Layout, LayoutBuilder, Role, Stream
+from pdref.text.layout import NO_SPAN, Layout, LayoutBuilder, Role, Stream, TooLong
 from pdref.text.mask import Siblings, sdpa_mask
 from pdref.text.tags import DocumentError, Tag
 
@@ -52,18 +52,19 @@ class Terms:
 
 
 def draw_times(layout: Layout, generator: torch.Generator | None = None) -> Tensor:
-    """One noise level per span, [B, T] in [T_FLOOR, 1], stratified over the batch.
+    """One noise level per span, [B, T] in [T_FLOOR, 1], stratified over the batch's spans; 1 outside spans.
 
     The spans' terms are summed, so a level per span has the formula's expectation with less variance than one
     per document.
     """
-    key = (layout.stage * (int(layout.span.max()) + 2) + layout.span + 1).flatten()  # [B * T]
-    rows = torch.arange(layout.shape[0]).repeat_interleave(layout.shape[1])
-    _, which = torch.unique(rows * (int(key.max()) + 1) + key, return_inverse=True)
+    in_span = layout.span != NO_SPAN  # [B, T]
+    key = layout.stage * (layout.span.max() + 1) + layout.span
+    rows = torch.arange(layout.shape[0])[:, None]
+    _, which = torch.unique((rows * (key.max() + 1) + key)[in_span], return_inverse=True)
     count = int(which.max()) + 1
     start = torch.rand((), generator=generator)
     levels = (start + torch.randperm(count, generator=generator) / count) % 1.0
-    return levels.clamp_min(T_FLOOR)[which].view(layout.shape)
+    return torch.ones(layout.shape).masked_scatter(in_span, levels.clamp_min(T_FLOOR)[which])
 
 
 def terms(
@@ -199,7 +200,7 @@ def sample(
             given = dict(enumerate(plans)) if plans is not None and stage == 0 else {}
             starts = {b: requests.length(b) for b in active}
             for b in active:
-                requests.add(b, "plan", encode_plan(requests, given.get(b) or ()), Role.PLAN, stage)
+                requests.add(b, "plan", encode_plan(requests, b, given.get(b) or ()), Role.PLAN, stage)
             requests.read(active)
             _write_plans(requests, [b for b in active if not given.get(b)], stage, bounds)
             fitted = {b: _sized(requests, b, starts[b], length_factor) for b in active}
@@ -220,9 +221,12 @@ def sample(
 Sized = list[tuple[Item, int]]  # plan items and their lengths in tokens
 
 
-def encode_plan(requests: Requests, plan: Sequence[Item]) -> list[int]:
-    """Token ids of a plan given by hand."""
-    return requests.tokenizer.encode(render_plan(plan))
+def encode_plan(requests: Requests, b: int, plan: Sequence[Item]) -> list[int]:
+    """Token ids of a plan given by hand. Raises TooLong if request b has no room for them."""
+    ids = requests.tokenizer.encode(render_plan(plan))
+    if len(ids) > requests.room(b):
+        raise TooLong(f"plan {b} has {len(ids)} tokens; {requests.room(b)} of {requests.context} are left")
+    return ids
 
 
 def _write_plans(requests: Requests, rows: Sequence[int], stage: int, bounds: Bounds) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-6
 
@@ -22,6 +23,7 @@ class _RMSNorm(torch.autograd.Function):
         return (x * scale).mul_(gain)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, gain, scale = ctx.saved_tensors
         unit = x * scale  # y / g

@@ -63,7 +63,7 @@ def ids(text: str) -> list[int]:
     return TOKENIZER.encode(text)
 
 
-def inventor(grammar: Grammar | None = None, context: int = 120, seed: int = 0) -> Speaker:
+def inventor(grammar: Grammar | None = None, context: int = 120, seed: int = 15) -> Speaker:
     """A random float64 transformer that writes documents of one and several stages, as its weights will have it."""
     torch.manual_seed(seed)
     inner = Transformer(Config(V, context, layers=2, width=24, heads=2, key_heads=1)).double()
@@ -89,8 +89,8 @@ def inventor(grammar: Grammar | None = None, context: int = 120, seed: int = 0) 
 
 
 def scripted(script: Callable[[list[int]], int], grammar: Grammar | None = None, context: int = 80) -> Speaker:
-    """Says next what `script` says of the tokens so far, and "ant" at every mask."""
-    return Speaker(Scripted(script, ids("ant")[0], V, context), TOKENIZER, grammar or Grammar(grid=2))
+    """Says next what `script` says of the tokens so far, if there are any but <bos>, and "ant" at every mask."""
+    return Speaker(Scripted(lambda said: script(said) if said[1:] else Tag.EOS, ids("ant")[0], V, context), TOKENIZER, grammar or Grammar(grid=2))
 
 
 def read_layout(tokens: Sequence[int], echo: bool) -> Layout:

@@ -1,4 +1,4 @@
-"""Drawing: greedy is deterministic, sampling is the softmax, a nucleus is exact, and a batch changes nothing."""
+"""Drawing: greedy is deterministic, sampling is the softmax, a nucleus is exact, a batch changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05], dtype=torch.float64)
 
 
 def draw(p: Tensor = P, count: int = 1, **options: object) -> Drawn:
-    """Draw `count` tokens, at as many positions, from a model that gives every position the probabilities `p`."""
+    """Draw `count` tokens, each at its own position, from a model that gives all the probabilities `p`."""
     hidden = torch.ones(count, 1, dtype=p.dtype)
     seeds = torch.full((count,), 11)
     return unmask(hidden, p.log()[:, None], seeds, torch.arange(count), **options)

@@ -49,7 +49,7 @@ def test_a_document_is_written_as_the_format_says(echo: bool, text: str) -> None
     assert parse(text, echo) == TWO_STAGES
 
 
-@settings(max_examples=200)
+@settings(max_examples=150)
 @given(document=infer, echo=infer)
 def test_what_is_rendered_parses_to_the_same_document(document: PlannedDocument, echo: bool) -> None:
     assert parse(render(document, echo), echo) == document
@@ -105,7 +105,7 @@ def test_the_length_of_an_item_is_its_last_number(words: str, item: Item) -> Non
     assert Item.parse(words) == item
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(
     pieces=st.lists(
         st.sampled_from([*(tag.text for tag in Tag), "a 1", "a", "1", " ", "<b>", "-1"]), max_size=14

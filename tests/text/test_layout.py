@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, infer
+from hypothesis import given, infer, settings
 from hypothesis import strategies as st
 
 from pdref.text.document import Item, PlannedDocument, parse
@@ -24,6 +24,7 @@ from pdref.text.layout import (
 from pdref.text.tags import Tag
 from pdref.text.tokenizer import Tokenizer
 
+BATCH = st.lists(st.from_type(PlannedDocument), min_size=1, max_size=3)
 Fit = Callable[[PlannedDocument, Tokenizer, int], PlannedDocument]
 P, Z, X, T = Role.PROMPT, Role.PLAN, Role.CONTENT, Role.TAG
 
@@ -106,6 +107,7 @@ def test_a_builder_writes_a_span_as_encode_does(words: Tokenizer) -> None:
     assert equal(builder.build(), whole.masked(whole.role == Role.CONTENT)), "a scaffold is a masked document"
 
 
+@settings(max_examples=60)
 @given(document=infer, echo=infer, grid=st.integers(1, 4))
 def test_every_token_of_any_document_is_accounted_for(
     byte_pairs: Tokenizer, fitted: Fit, document: PlannedDocument, echo: bool, grid: int
@@ -125,7 +127,8 @@ def test_every_token_of_any_document_is_accounted_for(
     assert layout.planned.sum() == (layout.role == Role.PLAN).sum() + 2 * len(document.stages)
 
 
-@given(documents=st.lists(st.from_type(PlannedDocument), min_size=1, max_size=3))
+@settings(max_examples=30)
+@given(documents=BATCH)
 def test_a_batch_keeps_its_rows_and_fills_them_with_pads(
     byte_pairs: Tokenizer, fitted: Fit, documents: list[PlannedDocument]
 ) -> None:
@@ -142,7 +145,8 @@ def test_a_batch_keeps_its_rows_and_fills_them_with_pads(
         assert not beyond.real.any() and not beyond.planned.any()
 
 
-@given(documents=st.lists(st.from_type(PlannedDocument), min_size=1, max_size=3))
+@settings(max_examples=30)
+@given(documents=BATCH)
 def test_the_copy_of_the_spans_leads_back_to_where_they_stand(
     byte_pairs: Tokenizer, fitted: Fit, documents: list[PlannedDocument]
 ) -> None:

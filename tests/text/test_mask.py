@@ -265,7 +265,7 @@ def test_in_two_streams_the_mask_is_the_stated_rule(
 
 @given(stages=SHAPES)
 def test_what_a_span_may_read_may_read_nothing_more(drawn: Draw, stages: list[list[int]]) -> None:
-    # Through the layers of a network a token is reached by all that its keys see: the rule must be transitive.
+    # Through a network's layers a token is reached by all that its keys see: the rule must be transitive.
     clean = drawn("".join(piece.kind for piece in pieces_of(stages)))
     both = Layout.concatenate([clean, clean.span_copy()[0]])
     for layout, siblings in ((both, "sparse"), (both, "dense"), (clean.in_place(), "sparse")):

@@ -42,8 +42,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, i
         raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads evenly")
     if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
         raise ValueError(f"q, k, v differ: {q.dtype} {q.device}, {k.dtype} {k.device}, {v.dtype} {v.device}")
-    if mask is not None and (causal or mask.dtype != torch.bool or mask.device != q.device):
+    if mask is None:
+        return
+    if causal or mask.dtype != torch.bool or mask.device != q.device:
         raise ValueError(f"mask is boolean, on {q.device}, and never together with causal; got {mask.dtype} {mask.device}")
     wanted = (q.shape[0], 1, q.shape[2], k.shape[2])
-    if mask is not None and any(m not in (1, n) for m, n in zip(mask.shape[::-1], wanted[::-1], strict=False)):
+    if mask.dim() < 2 or any(m not in (1, n) for m, n in zip(mask.shape[::-1], wanted[::-1], strict=False)):
         raise ValueError(f"mask {list(mask.shape)} does not broadcast to [B, 1, T, S] = {list(wanted)}")

@@ -1,0 +1,187 @@
+"""The cache: however the tokens come, the hidden states are those of one forward over the whole text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pdref.model.cache import Cache
+from pdref.model.transformer import Config, Transformer
+from pdref.text.layout import Layout
+from pdref.text.mask import sdpa_mask
+
+V, C, T = 23, 32, 14
+CONFIG = Config(V, C, 2, 16, 4, 2)
+same = torch.testing.assert_close
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(CONFIG).double().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tensor:
+    return torch.randint(V, (3, T), generator=torch.Generator().manual_seed(0))
+
+
+def empty(model: Transformer, batch: int, capacity: int = C) -> Cache:
+    return Cache(CONFIG, batch, capacity, like=model.embed.weight)
+
+
+def at(positions: list[int], batch: int) -> Tensor:
+    return torch.tensor(positions).expand(batch, -1)
+
+
+def read(
+    model: Transformer, cache: Cache, tokens: Tensor, positions: Tensor, rows: Tensor | None = None
+) -> Tensor:
+    writer = cache.at(positions, rows)
+    return model(tokens, positions, writer.mask, writer)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("pieces", [[1] * T, [T], [5, 9], [1, 4, 1, 1, 7], [13, 1]], ids=str)
+def test_piece_by_piece_is_the_whole(
+    model: Transformer, tokens: Tensor, batch: int, pieces: list[int]
+) -> None:
+    tokens, cache, start, parts = tokens[:batch], empty(model, batch), 0, []
+    for size in pieces:
+        positions = at(list(range(start, start + size)), batch)
+        parts.append(read(model, cache, tokens[:, start : start + size], positions))
+        start += size
+    same(torch.cat(parts, 1), model(tokens, at(list(range(T)), batch)))
+
+
+def test_requests_of_different_lengths_read_as_if_alone(model: Transformer, tokens: Tensor) -> None:
+    lengths, more = [3, 7, 5], 4
+    alone = [
+        model(row[None, : n + more], at(list(range(n + more)), 1))[0, n:]
+        for row, n in zip(tokens, lengths, strict=True)
+    ]
+    cache = empty(model, 3)
+    # The prompts side by side, right-padded with whatever: nobody reads a filler.
+    read(model, cache, tokens[:, :7], at(list(range(7)), 3))
+    starts = torch.tensor(lengths)[:, None]
+    for step in range(more):
+        positions = starts + step
+        hidden = read(model, cache, tokens.gather(1, positions), positions)
+        same(hidden[:, 0], torch.stack([states[step] for states in alone]))
+
+
+def test_several_tokens_at_different_places_read_as_if_alone(model: Transformer, tokens: Tensor) -> None:
+    cache = empty(model, 3)
+    read(model, cache, tokens[:, :7], at(list(range(7)), 3))
+    positions = torch.tensor([3, 7, 5])[:, None] + torch.arange(4)
+    hidden = read(model, cache, tokens.gather(1, positions), positions)
+    whole = model(tokens, at(list(range(T)), 3))
+    same(hidden, whole.gather(1, positions[..., None].expand_as(hidden)))
+
+
+def test_some_rows_go_on_while_others_rest(model: Transformer, tokens: Tensor) -> None:
+    cache = empty(model, 3)
+    read(model, cache, tokens[:, :6], at(list(range(6)), 3))
+    rows = torch.tensor([2, 0])
+    kept = cache.keys[:, 1].clone(), cache.values[:, 1].clone()
+    hidden = read(model, cache, tokens[rows, 6:9], at([6, 7, 8], 2), rows)
+    whole = model(tokens, at(list(range(T)), 3))
+    same(hidden, whole[rows, 6:9])
+    assert torch.equal(cache.keys[:, 1], kept[0]) and torch.equal(cache.values[:, 1], kept[1])
+    # The row that rested goes on later, alone and then beside the others.
+    same(read(model, cache, tokens[1:2, 6:9], at([6, 7, 8], 1), torch.tensor([1])), whole[1:2, 6:9])
+    same(read(model, cache, tokens[:, 9:], at(list(range(9, T)), 3)), whole[:, 9:])
+
+
+def test_what_is_written_again_leaves_no_stale_keys(model: Transformer, tokens: Tensor) -> None:
+    # A commit rewrites the keys of finished spans: slots 4 to 9 first hold other tokens.
+    cache = empty(model, 3)
+    read(model, cache, tokens[:, :4], at(list(range(4)), 3))
+    read(model, cache, tokens.flip(0)[:, 4:10], at(list(range(4, 10)), 3))
+    read(model, cache, tokens[:, 4:10], at(list(range(4, 10)), 3))
+    same(
+        read(model, cache, tokens[:, 10:], at(list(range(10, T)), 3)),
+        model(tokens, at(list(range(T)), 3))[:, 10:],
+    )
+
+
+def test_a_request_does_not_see_its_own_old_future(model: Transformer, tokens: Tensor) -> None:
+    # A plan that is cut goes on from an earlier place; the slots behind it still hold what was cut.
+    cache = empty(model, 3)
+    read(model, cache, tokens.flip(0), at(list(range(T)), 3))
+    same(
+        read(model, cache, tokens[:, :5], at(list(range(5)), 3)), model(tokens[:, :5], at(list(range(5)), 3))
+    )
+
+
+@pytest.mark.parametrize("capacity", [4, 5])
+def test_a_position_beyond_the_last_slot_is_refused(model: Transformer, capacity: int) -> None:
+    cache = empty(model, 2, capacity)
+    assert cache.capacity == capacity
+    with pytest.raises(ValueError, match=f"position {capacity} is outside the cache of {capacity} slots"):
+        cache.at(at(list(range(capacity + 1)), 2))
+    cache.at(at(list(range(capacity)), 2))
+
+
+# Spans that read a prefix and do not write.
+
+
+def test_noised_spans_on_a_prefix_are_the_noised_stream_of_the_whole(
+    model: Transformer, drawn: Callable[[str], Layout]
+) -> None:
+    # Two documents in their second stage; each span reads its own document's prefix and itself.
+    documents = [drawn("ccz<x>|zz<xx><x>$"), drawn("czz<xx><x>|z<xxx>$")]
+    clean = Layout.collate(documents)
+    cache = empty(model, 2)
+    read(model, cache, clean.token, clean.position)
+
+    for b, document in enumerate(documents):
+        copy, _ = document.span_copy()
+        prefix = copy.position[copy.stage == 1].min()[
+            None
+        ]  # up to and including the plan of the second stage
+        noised = copy.masked(copy.token == 9)  # every content token
+        both = Layout.concatenate([document, noised])
+        whole = model(both.token, both.position, sdpa_mask(both, both))[:, document.shape[1] :]
+        for span in (copy.span[0][copy.stage[0] == 1]).unique().tolist():
+            here = ((copy.stage == 1) & (copy.span == span))[0]
+            memory = cache.prefix(torch.tensor([b]), prefix)
+            hidden = model(noised.token[:, here], noised.position[:, here], None, memory)
+            same(hidden, whole[:, here])
+
+
+def test_a_ragged_prefix_needs_a_mask_and_selects_its_rows(model: Transformer, tokens: Tensor) -> None:
+    cache = empty(model, 3)
+    read(model, cache, tokens, at(list(range(T)), 3))
+    owners, lengths = torch.tensor([0, 2, 2]), torch.tensor([4, 9, 9])
+    positions = lengths[:, None] + torch.arange(3)
+    spans = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    prefix = cache.prefix(owners, lengths)
+    assert prefix.keys.shape[3] == 9, "as long as the longest"
+    written = torch.arange(9) < lengths[:, None]
+    mask = torch.cat([written, torch.ones(3, 3, dtype=torch.bool)], 1)[:, None, None]
+    together = model(spans, positions, mask, prefix)
+    for k in range(3):
+        alone = cache.prefix(owners[k : k + 1], lengths[k : k + 1])
+        same(together[k : k + 1], model(spans[k : k + 1], positions[k : k + 1], None, alone))
+    rows = torch.tensor([2, 0])
+    same(model(spans[rows], positions[rows], mask[rows], prefix.select(rows)), together[rows])
+
+
+def test_reading_a_prefix_writes_nothing(model: Transformer, tokens: Tensor) -> None:
+    cache = empty(model, 3)
+    read(model, cache, tokens, at(list(range(T)), 3))
+    before = cache.keys.clone(), cache.values.clone()
+    model(tokens[:, :3], at([5, 6, 7], 3), None, cache.prefix(torch.arange(3), torch.full((3,), 5)))
+    assert torch.equal(cache.keys, before[0]) and torch.equal(cache.values, before[1])
+
+
+def test_the_cache_is_of_the_models_dtype(model: Transformer) -> None:
+    cache = empty(model, 2, capacity=5)
+    assert (
+        cache.keys.shape == cache.values.shape == (2, 2, 2, 5, 4)
+    )  # layers, requests, key heads, slots, width
+    assert cache.keys.dtype == torch.float64
