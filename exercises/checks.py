@@ -27,11 +27,11 @@ from pdref.text.tokenizer import Tokenizer
 GRAMMAR = Grammar(grid=1, echo=False)
 WORDS = "ada oslo pet home again a cat slept in may old friends 1 2 3 4 5"
 TOKENIZER = Tokenizer.words(WORDS.split())
-TWO_STAGES = (
+TEXTS = (
     "ada oslo<topic>pet 3</topic><topic>home 2</topic><async>a cat slept</async><async>in oslo</async>"
-    "<sync/><topic>again 2</topic><async>a cat</async><eos>"
+    "<sync/><topic>again 2</topic><async>a cat</async><eos>",
+    "ada<topic>home 1</topic><topic>pet 2</topic><async>oslo</async><async>a cat</async><eos>",
 )
-ONE_STAGE = "ada<topic>home 1</topic><topic>pet 2</topic><async>oslo</async><async>a cat</async><eos>"
 
 Rule = Callable[[Layout, Layout, mask.Siblings], Tensor]
 Loss = Callable[[Tensor, Tensor, Layout, Tensor, Tensor], Tensor]
@@ -41,7 +41,7 @@ Scaffold = Callable[[Sequence[Item], int, int, Tokenizer, Grammar], Layout]
 
 def documents() -> Layout:
     """Two documents [2, T]: one with two stages; one shorter, so that its row ends in padding."""
-    return Layout.collate([encode(parse(text), TOKENIZER, GRAMMAR) for text in (TWO_STAGES, ONE_STAGE)])
+    return Layout.collate([encode(parse(text), TOKENIZER, GRAMMAR) for text in TEXTS])
 
 
 # Exercise 1: who may see whom.

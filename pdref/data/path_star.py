@@ -55,9 +55,9 @@ class PathStar:
         """Exact paths of one who follows the edges and guesses the arm."""
         return 1 / self.degree
 
-    def tokenizer(self) -> Tokenizer:
-        """A word-level tokenizer for everything this source can write."""
-        return Tokenizer.words({*SYLLABLES[: self.names], EDGE, QUESTION, TOPIC, str(self.length)})
+    def tokenizer(self, *more: str) -> Tokenizer:
+        """A word-level tokenizer for everything this source can write, and `more` words."""
+        return Tokenizer.words({*SYLLABLES[: self.names], EDGE, QUESTION, TOPIC, str(self.length), *more})
 
     def sample(self, count: int, seed: int) -> list[PlannedDocument]:
         """`count` documents drawn from the source."""

@@ -1,6 +1,6 @@
 """Profiles: a synthetic corpus whose truth is known.
 
-A prompt gives six facts of a person. The plan opens with the choices that all spans share (pronoun and season),
+A prompt gives four facts of a person. The plan opens with the choices that all spans share (pronoun and season),
 then names two to four topics. Each span is one sentence of a template grammar. Four documents in ten go on to a
 second stage that recalls details which only the first stage's text contains.
 
@@ -116,13 +116,13 @@ class Profiles:
         """Grid cells that a sentence or template of words needs."""
         return math.ceil(len(text.split()) / self.grammar.grid)
 
-    def tokenizer(self) -> Tokenizer:
-        """A word-level tokenizer for everything this source can write."""
+    def tokenizer(self, *more: str) -> Tokenizer:
+        """A word-level tokenizer for everything this source can write, and `more` words."""
         words = {word for t in self.templates.values() for line in t for word in line.split() if word[0] != "{"}
         words |= {*FACTS, *TEMPLATES, *SEASONS, *(form for forms in PRONOUNS.values() for form in forms.values())}
         words |= {value for values in self.facts.values() for value in values}
         words |= {detail for details in self.details.values() for detail in details}
-        return Tokenizer.words(words | {str(n) for n in range(1, 25)})
+        return Tokenizer.words(words | {str(n) for n in range(1, 25)} | {*more})
 
     # Writing.
 

@@ -1,6 +1,6 @@
 """The words and sentences of the profiles corpus.
 
-A slot in braces is filled from the prompt's facts (name, job, city, animal, dish, game), from the choices that the
+A slot in braces is filled from the prompt's facts (name, job, city, animal), from the choices that the
 plan makes for all spans (season; sub, obj and pos, the forms of the pronoun) or, for `detail`, from a set of words
 that belongs to the topic alone. A detail stands twice in its sentence, so its two places depend on each other.
 
@@ -8,7 +8,7 @@ On a grid of 4 the first two sentences of a topic differ in length, so a plan th
 sentence; the third is as long as one of the others, and only its words tell them apart.
 """
 
-FACT_VALUES = (4, 6, 12)  # how many of them there are at difficulty 1, 2, 3
+FACT_VALUES = (4, 5, 12)  # how many of them there are at difficulty 1, 2, 3
 DETAIL_VALUES = (2, 4, 6)
 SENTENCES = (1, 2, 3)
 
@@ -17,8 +17,6 @@ FACTS: dict[str, str] = {
     "job": "baker nurse tailor pilot clerk potter gardener welder judge printer cook singer",
     "city": "lyon oslo quito turin kyoto perth lima cork basel tunis riga porto",
     "animal": "cat dog parrot rabbit turtle ferret goat pony hamster crow canary donkey",
-    "dish": "soup curry pasta stew rice salad dumplings pie risotto paella noodles chili",
-    "game": "chess tennis darts cards golf bowls hockey cricket rugby squash polo dominoes",
 }
 
 SEASONS = ("spring", "summer", "autumn", "winter")
@@ -46,31 +44,31 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "and {detail} changed {pos} life .",
     ),
     "work": (
-        "every {season} morning {name} the {job} carried {dish} and a {detail} across {city} , "
+        "every {season} morning {name} the {job} carried a {detail} across {city} for the {animal} , "
         "and the {detail} never once broke .",
-        "as a {job} {sub} kept {dish} and a {detail} close , and all of {city} knew {pos} {detail} .",
+        "as a {job} {sub} kept a {detail} close , and all of {city} soon knew {pos} {detail} .",
         "the {detail} of {name} was known in {city} , and no {job} had a {detail} like it .",
     ),
     "pet": (
-        "after {game} {pos} {animal} slept by the {detail} all {season} , and {name} never moved the {detail} .",
-        "a {animal} followed {name} home from {game} one {season} day , chose the {detail} , "
-        "and kept the {detail} for itself .",
+        "{pos} {animal} slept by the {detail} all {season} , and the {job} never moved the {detail} from there .",
+        "after work as a {job} {name} fed the {animal} by the {detail} , "
+        "and the {detail} grew warm again that {season} .",
         "when {season} came {sub} gave the {animal} a {detail} , "
         "and the {animal} loved the {detail} more than {name} .",
     ),
     "food": (
-        "after {game} {sub} cooked {dish} with {detail} , "
-        "since in {season} the market of {city} sold {detail} at every corner .",
-        "{name} learned to make {dish} one {season} and always added {detail} , "
-        "saying that {dish} without {detail} was nothing .",
-        "guests from {city} asked {obj} for {dish} , and the {detail} in it , "
+        "after work {sub} cooked soup with {detail} for the {animal} , "
+        "since in {season} all {city} sold {detail} at every corner .",
+        "{name} learned to make pasta one {season} and always added {detail} , "
+        "saying that pasta without {detail} was nothing .",
+        "guests from {city} asked {obj} for curry , and the {detail} in it , "
         "fresh {season} {detail} , surprised them .",
     ),
     "game": (
-        "on long {season} evenings {name} played {game} for {dish} with a {detail} , "
-        "and the {detail} never let {obj} win .",
-        "{sub} met a {detail} in {city} who taught {obj} {game} , and by {season} the {detail} had lost twice .",
-        "nobody in {city} loved {game} like {name} , except the {detail} ; "
+        "on long {season} evenings {name} played cards for money with a {detail} , "
+        "and the {detail} never let the {job} win .",
+        "{sub} met a {detail} in {city} who taught the {job} darts , and soon the {detail} had lost twice .",
+        "nobody in {city} loved chess like {name} , except the {detail} ; "
         "{sub} played the {detail} every {season} .",
     ),
     "home": (

@@ -143,15 +143,18 @@ def build_corpus(recipe: Recipe) -> Corpus:
 
 
 def _profiles(recipe: Recipe) -> Corpus:
-    source = Profiles(recipe.corpus.difficulty, recipe.grammar)
-    train = source.sample(recipe.corpus.documents, recipe.train.seed)
-    return Corpus(train, source.sample(recipe.corpus.held_out, HELD_OUT_SEED), source.tokenizer(), source)
+    return _of_source(recipe, Profiles(recipe.corpus.difficulty, recipe.grammar))
 
 
 def _path_star(recipe: Recipe) -> Corpus:
-    source = PathStar(degree=recipe.corpus.difficulty)
+    return _of_source(recipe, PathStar(degree=recipe.corpus.difficulty))
+
+
+def _of_source(recipe: Recipe, source: Profiles | PathStar) -> Corpus:
     train = source.sample(recipe.corpus.documents, recipe.train.seed)
-    return Corpus(train, source.sample(recipe.corpus.held_out, HELD_OUT_SEED), source.tokenizer(), source)
+    held_out = source.sample(recipe.corpus.held_out, HELD_OUT_SEED)
+    more = ["topic"] if recipe.corpus.ablation == "no_topics" else []  # the one word it leaves of topics
+    return Corpus(train, held_out, source.tokenizer(*more), source)
 
 
 def _prose(recipe: Recipe) -> Corpus:
