@@ -37,9 +37,13 @@ class Order(StrEnum):
     random = "random"
 
 
-JsonFile = Annotated[Optional[Path], typer.Option("--json", help="Also write the table as JSON.", dir_okay=False)]  # noqa: UP045
+JsonFile = Annotated[
+    Optional[Path], typer.Option("--json", help="Also write the table as JSON.", dir_okay=False)
+]  # noqa: UP045
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-CheckpointName = Annotated[str, typer.Option("--checkpoint", "-c", help="A shipped checkpoint (profiles, prose) or a folder.")]
+CheckpointName = Annotated[
+    str, typer.Option("--checkpoint", "-c", help="A shipped checkpoint (profiles, prose) or a folder.")
+]
 
 
 @app.command()
@@ -49,7 +53,9 @@ def demo(
     seed: Seed = 0,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Train for fewer or more steps.")] = None,  # noqa: UP045
     prompts: Annotated[int, typer.Option(min=1, help="Prompts to decode by every method.")] = 64,
-    ratio: Annotated[Optional[list[float]], typer.Option(help="Step ratio r of planned diffusion (repeatable).")] = None,  # noqa: UP045
+    ratio: Annotated[
+        Optional[list[float]], typer.Option(help="Step ratio r of planned diffusion (repeatable).")
+    ] = None,  # noqa: UP045
     json: JsonFile = None,
 ) -> None:
     """Train a small model, decode the same prompts three ways, compare, and show."""
@@ -75,22 +81,33 @@ def train(
 
         folder = out or Path("out") / Path(recipe).stem
         run(_recipe(recipe, seed, steps), folder, resume=not fresh)
-        console.print(f"Checkpoint, log and recipe are in {folder}. Try: python -m pdref generate -c {folder}")
+        console.print(
+            f"Checkpoint, log and recipe are in {folder}. Try: python -m pdref generate -c {folder}"
+        )
 
 
 @app.command()
 def generate(
-    prompt: Annotated[Optional[str], typer.Argument(help="What to answer (a held-out prompt, if left out).")] = None,  # noqa: UP045
+    prompt: Annotated[
+        Optional[str], typer.Argument(help="What to answer (a held-out prompt, if left out).")
+    ] = None,  # noqa: UP045
     checkpoint: CheckpointName = "profiles",
     method: Annotated[Method, typer.Option(help="How to write.")] = Method.planned,
     plan: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="A plan by hand: 'opening she winter 6, pet 5' or <topic> tags (planned only)."),
     ] = None,
-    ratio: Annotated[float, typer.Option("--ratio", "-r", help="Step ratio r: forwards per token of the longest span.")] = 1.0,
+    ratio: Annotated[
+        float, typer.Option("--ratio", "-r", help="Step ratio r: forwards per token of the longest span.")
+    ] = 1.0,
     order: Annotated[Order, typer.Option(help="Which masks are revealed first.")] = Order.entropy,
     threshold: Annotated[Optional[float], typer.Option(help="Confidence threshold in [0, 1].")] = None,  # noqa: UP045
-    reveal: Annotated[bool, typer.Option("--reveal/--defer", help="What the threshold does: reveal all above it, or defer all below.")] = False,
+    reveal: Annotated[
+        bool,
+        typer.Option(
+            "--reveal/--defer", help="What the threshold does: reveal all above it, or defer all below."
+        ),
+    ] = False,
     length_factor: Annotated[float, typer.Option(help="Scale the planned lengths.")] = 1.0,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus in (0, 1].")] = 1.0,
@@ -117,7 +134,9 @@ def evaluate(
     checkpoint: CheckpointName = "profiles",
     documents: Annotated[int, typer.Option(min=2, help="Held-out documents.")] = 256,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts to decode by every method.")] = 64,
-    ratio: Annotated[Optional[list[float]], typer.Option(help="Step ratio r of planned diffusion (repeatable).")] = None,  # noqa: UP045
+    ratio: Annotated[
+        Optional[list[float]], typer.Option(help="Step ratio r of planned diffusion (repeatable).")
+    ] = None,  # noqa: UP045
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.0,
     seed: Seed = 0,
     json: JsonFile = None,
@@ -132,7 +151,9 @@ def evaluate(
 
 @app.command()
 def bench(
-    nanogpt: Annotated[Optional[Path], typer.Option(help="Path of nanoGPT's model.py, to train beside it.")] = None,  # noqa: UP045
+    nanogpt: Annotated[
+        Optional[Path], typer.Option(help="Path of nanoGPT's model.py, to train beside it.")
+    ] = None,  # noqa: UP045
     depth: Annotated[int, typer.Option(min=1, help="Layers; width is 32 times as much.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
     json: JsonFile = None,

@@ -97,7 +97,10 @@ def _take_turns(job: str, sides: dict[str, Callable[[], int]], repeats: int) -> 
 
 
 def _trainer(
-    model: torch.nn.Module, loss: Callable[[Any, Tensor], Tensor], optimizer: torch.optim.Optimizer, data: Tensor
+    model: torch.nn.Module,
+    loss: Callable[[Any, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    data: Tensor,
 ) -> Callable[[], int]:
     def steps(count: int = 5) -> int:
         model.train()
@@ -120,7 +123,9 @@ def _our_optimizer(model: Transformer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
 
-def _nanogpt(path: Path, config: Config) -> tuple[Any, Callable[[Any, Tensor], Tensor], torch.optim.Optimizer]:
+def _nanogpt(
+    path: Path, config: Config
+) -> tuple[Any, Callable[[Any, Tensor], Tensor], torch.optim.Optimizer]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no nanoGPT at {path}: give the path of its model.py")
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
@@ -150,7 +155,12 @@ def _llama(config: Config) -> Any:
 def _generate(model: Any, prompt: Tensor, tokens: int) -> int:
     mask = torch.ones_like(prompt)
     out = model.generate(
-        prompt, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, use_cache=True
+        prompt,
+        attention_mask=mask,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        do_sample=False,
+        use_cache=True,
     )
     return out[:, prompt.shape[1] :].numel()
 

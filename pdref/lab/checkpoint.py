@@ -45,7 +45,9 @@ def load(source: str | Path, device: str = "cpu") -> Checkpoint:
     folder = CHECKPOINTS / source if (CHECKPOINTS / source / "model.safetensors").is_file() else Path(source)
     if not (folder / "model.safetensors").is_file():
         names = ", ".join(sorted(p.parent.name for p in CHECKPOINTS.glob("*/model.safetensors")))
-        raise FileNotFoundError(f"no checkpoint {str(source)!r}: give a folder with model.safetensors or one of {names}")
+        raise FileNotFoundError(
+            f"no checkpoint {str(source)!r}: give a folder with model.safetensors or one of {names}"
+        )
     recipe = Recipe.load(folder / "recipe.toml")
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     model = Transformer(recipe.config(len(tokenizer)))

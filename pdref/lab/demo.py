@@ -70,7 +70,9 @@ def run(
     corpus = build_corpus(recipe)
     if corpus.source is None:
         raise ValueError("the demo needs a corpus that can judge documents: profiles")
-    console.print(f"[bold]Training[/] {recipe.train.steps} steps on {len(corpus.train)} profiles; seed {recipe.train.seed}")
+    console.print(
+        f"[bold]Training[/] {recipe.train.steps} steps on {len(corpus.train)} profiles; seed {recipe.train.seed}"
+    )
     start = time.perf_counter()
     speaker = train(recipe, folder / "checkpoint", corpus, resume=resume)
     seconds = time.perf_counter() - start
@@ -84,7 +86,9 @@ def run(
     rows, found = compare(speaker, arms, questions, corpus.source, repeats=repeats, progress=console.log)
     demo = Demo(speaker, rows, nats, seconds, folder)
     _write(demo, recipe, found)
-    console.print(held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each"))
+    console.print(
+        held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each")
+    )
     console.print(comparison_table(rows, f"The same {len(questions)} prompts, temperature 0, one checkpoint"))
     _conclude(demo, console)
     return demo
@@ -135,4 +139,6 @@ def _conclude(demo: Demo, console: Console) -> None:
             f"Fastest that keeps {GOOD:.0%} of spans right: [bold]{best.label}[/]: critical path "
             f"{best.shorter_path:.1f}x shorter than cached autoregression, wall clock {speeds}."
         )
-    console.print(f"Open [bold]{demo.folder / 'player.html'}[/] to watch; table and figures are in {demo.folder}.")
+    console.print(
+        f"Open [bold]{demo.folder / 'player.html'}[/] to watch; table and figures are in {demo.folder}."
+    )

@@ -125,7 +125,10 @@ def compare(
                 mean(len(g.tokens) - g.prompt_length for g in generations),
                 seconds[arm.label],
                 first.critical_path / path if first else 1.0,
-                {b: (first.seconds if first else seconds[arm.label])[b] / s for b, s in seconds[arm.label].items()},
+                {
+                    b: (first.seconds if first else seconds[arm.label])[b] / s
+                    for b, s in seconds[arm.label].items()
+                },
             )
         )
     return rows, found
@@ -230,11 +233,17 @@ def held_out(
 def compressors(texts: Sequence[str]) -> dict[str, float]:
     """Nats per byte of gzip and xz, each at its best setting, on all `texts` as one file."""
     data = "\n\n".join(texts).encode()
-    sizes = {"gzip -9": len(gzip.compress(data, 9)), "xz -9e": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))}
+    sizes = {
+        "gzip -9": len(gzip.compress(data, 9)),
+        "xz -9e": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+    }
     return {name: size * 8 * math.log(2) / len(data) for name, size in sizes.items()}
 
 
 def per_byte(found: HeldOut, documents: Sequence[PlannedDocument]) -> dict[str, float]:
     """Nats per byte of the documents' texts; the plan is paid for in both."""
     size = mean(len(document.text.encode()) for document in documents)
-    return {"autoregressive": (found.plan + found.content) / size, "planned diffusion": (found.plan + found.bound) / size}
+    return {
+        "autoregressive": (found.plan + found.content) / size,
+        "planned diffusion": (found.plan + found.bound) / size,
+    }

@@ -54,10 +54,10 @@ class TrainRecipe:
     `diffusion_share` of the steps train diffusion of the whole response instead.
     """
 
-    steps: int = 1200
-    batch: int = 16
+    steps: int = 1500
+    batch: int = 8
     learning_rate: float = 4e-3
-    muon_rate: float = 0.01
+    muon_rate: float = 0.005
     warmup: int = 50
     decay_from: float = 0.3
     weight_decay: float = 0.01
@@ -192,4 +192,10 @@ def _require_known(what: str, given: dict[str, Any], known: set[str]) -> None:
 
 
 def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f'"{value}"'
+        if isinstance(value, str)
+        else str(value)
+    )

@@ -51,7 +51,9 @@ def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def comparison_table(rows: Sequence[Row], title: str) -> Table:
     """Quality, forwards and speed of each method; speed-ups are over the first row."""
-    table = Table(title=title, caption="path: forwards that wait for one another; ×: better than the first row by")
+    table = Table(
+        title=title, caption="path: forwards that wait for one another; ×: better than the first row by"
+    )
     table.add_column("method", no_wrap=True)
     batches = list(rows[0].seconds)
     for name in ("right\ndocs", "right\nspans", "nfe", "path", "×"):
@@ -82,12 +84,23 @@ def held_out_table(found: HeldOut, title: str) -> Table:
 
     def add(name: str, value: str, model: float, floor: float | None) -> None:
         known = floor is not None
-        table.add_row(name, value, f"{floor:.2f}" if known else "–", f"{model / floor - 1:+.1%}" if known else "–")
+        table.add_row(
+            name, value, f"{floor:.2f}" if known else "–", f"{model / floor - 1:+.1%}" if known else "–"
+        )
 
-    both = None if found.floor_plan is None or found.floor_content is None else found.floor_plan + found.floor_content
+    both = (
+        None
+        if found.floor_plan is None or found.floor_content is None
+        else found.floor_plan + found.floor_content
+    )
     add("plan", f"{found.plan:.2f}", found.plan, found.floor_plan)
     add("content, token by token", f"{found.content:.2f}", found.content, found.floor_content)
-    add("content, by diffusion (ELBO)", f"{found.bound:.2f} ± {found.bound_error:.2f}", found.bound, found.floor_content)
+    add(
+        "content, by diffusion (ELBO)",
+        f"{found.bound:.2f} ± {found.bound_error:.2f}",
+        found.bound,
+        found.floor_content,
+    )
     add("document, autoregressive", f"{found.plan + found.content:.2f}", found.plan + found.content, both)
     add("document, planned diffusion", f"{found.plan + found.bound:.2f}", found.plan + found.bound, both)
     return table
@@ -98,4 +111,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )

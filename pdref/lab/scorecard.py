@@ -33,7 +33,9 @@ def score(
     corpus = build_corpus(checkpoint.recipe)
     some = corpus.held_out[:documents]
     nats = held_out(checkpoint.speaker, some, corpus.source, siblings=checkpoint.recipe.train.siblings)
-    console.print(held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each"))
+    console.print(
+        held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each")
+    )
     card: dict[str, Any] = {"nats": asdict(nats)}
     if corpus.source is None:
         texts = [document.text for document in some]
@@ -65,5 +67,3 @@ def _bytes_table(nats: dict[str, float], size: int) -> Table:
     for name, value in nats.items():
         table.add_row(name, f"{value:.3f}")
     return table
-
-

@@ -1,7 +1,7 @@
 """Tokens as coloured cells in lines of text: what noise hides, which role a token plays.
 
-Where `plots` draws numbers, this draws the text itself. A cell is as wide as its token, so a line reads like a
-sentence; long lines wrap. <mask> is a dark cell, a filler a dot.
+Where `plots` draws numbers, this draws the text itself. A cell is as wide as its token, so a line reads like
+a sentence; long lines wrap. <mask> is a dark cell, a filler a dot.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ from pdref.text.tokenizer import Tokenizer
 CHARACTER, LINE = 0.078, 0.27  # inches
 
 
-def token_strip(lines: Mapping[str, Layout], tokenizer: Tokenizer, aligned: bool = False, width: float = 9.0) -> Chart:
+def token_strip(
+    lines: Mapping[str, Layout], tokenizer: Tokenizer, aligned: bool = False, width: float = 9.0
+) -> Chart:
     """The first document of each layout as a line of cells, coloured by role, under its name.
 
-    `aligned` gives a column one width in all lines, as for one text at several noise levels. `width` is in inches.
+    `aligned` gives a column one width in all lines, as for one text at several noise levels; `width` is in
+    inches.
     """
-    texts = {name: [_written(token, tokenizer) for token in layout.token[0].tolist()] for name, layout in lines.items()}
+    texts = {
+        name: [_written(token, tokenizer) for token in layout.token[0].tolist()]
+        for name, layout in lines.items()
+    }
     spare = 2 + max(map(len, lines))
     room = int(width / CHARACTER) - spare
     with rc_context(STYLE):
@@ -45,7 +51,9 @@ def token_strip(lines: Mapping[str, Layout], tokenizer: Tokenizer, aligned: bool
             ):
                 if at and at + size > room:
                     row, at = row + 1, 0.0
-                _cell(axes, at, row, size, text, INK if token == Tag.MASK else _pale(ROLE_COLOURS[Role(role)]))
+                _cell(
+                    axes, at, row, size, text, INK if token == Tag.MASK else _pale(ROLE_COLOURS[Role(role)])
+                )
                 at += size
             row += 1
         figure.set_size_inches(width, LINE * row)
@@ -62,7 +70,11 @@ def document_strip(layout: Layout, tokenizer: Tokenizer, width: float = 9.0) -> 
 
 
 def _written(token: int, tokenizer: Tokenizer) -> str:
-    return {Tag.PAD: "·", Tag.MASK: ""}.get(token) if token in (Tag.PAD, Tag.MASK) else tokenizer.decode([token]).strip() or "␣"
+    return (
+        {Tag.PAD: "·", Tag.MASK: ""}.get(token)
+        if token in (Tag.PAD, Tag.MASK)
+        else tokenizer.decode([token]).strip() or "␣"
+    )
 
 
 def _pale(colour: str) -> tuple[float, ...]:
@@ -79,4 +91,11 @@ def _legend(axes: Axes, lines: Mapping[str, Layout]) -> None:
     handles = [Patch(color=_pale(ROLE_COLOURS[Role(role)]), label=Role(role).name.lower()) for role in roles]
     if any((layout.token[0] == Tag.MASK).any() for layout in lines.values()):
         handles.append(Patch(color=INK, label="<mask>"))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=len(handles), fontsize=8, edgecolor=FAINT)
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.01),
+        ncols=len(handles),
+        fontsize=8,
+        edgecolor=FAINT,
+    )

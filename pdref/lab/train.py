@@ -23,7 +23,7 @@ from pdref.lab.recipe import Corpus, Recipe, TrainRecipe, build_corpus
 from pdref.methods import masked_diffusion, planned_diffusion
 from pdref.methods.decoding import Speaker
 from pdref.model.transformer import Transformer
-from pdref.text.layout import Layout, Role, encode
+from pdref.text.layout import Layout, Role, TooLong, encode
 
 POOL = 8  # batches that are sorted by length together, so that a batch holds little padding
 LOG_COLUMNS = ("step", "loss", "plan", "content", "diffusion", "whole", "learning_rate", "seconds")
@@ -110,7 +110,7 @@ def train(
     """Train by `recipe` into `folder` (checkpoint, `log.csv`, and `resume.pt` until the run is complete).
 
     A folder that holds an interrupted run of the same recipe is continued from its last save, unless `resume` is
-    False. Raises ValueError if it holds a run of another recipe.
+    False. Raises ValueError if it holds a run of another recipe, and TooLong if documents do not fit the context.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +122,13 @@ def train(
     if not resume:
         (folder / "resume.pt").unlink(missing_ok=True)
     first = _restore(folder, recipe, model, optimizers)
-    layouts = [encode(document, corpus.tokenizer, recipe.grammar, recipe.model.context) for document in corpus.train]
+    layouts = [
+        encode(document, corpus.tokenizer, recipe.grammar, recipe.model.context) for document in corpus.train
+    ]
     batches = Batches(layouts, settings.batch, settings.seed)
     response = response_length(layouts)
+    if settings.diffusion_share:
+        _require_room(layouts, response, recipe.model.context)
 
     model.train()
     steps = tqdm(
@@ -155,13 +159,20 @@ def make_optimizers(model: Transformer, settings: TrainRecipe) -> list[torch.opt
     outer = [p for p in model.parameters() if not any(p is q for q in inner)]
     found: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
-            outer, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
+            outer,
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
     ]
     if inner:
         found.append(
             torch.optim.Muon(
-                inner, lr=settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+                inner,
+                lr=settings.muon_rate,
+                weight_decay=settings.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
             )
         )
     return found
@@ -189,6 +200,15 @@ def read_log(path: Path | str) -> dict[str, list[float]]:
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     return {key: [float(row[key] or "nan") for row in rows] for key in LOG_COLUMNS}
+
+
+def _require_room(layouts: list[Layout], response: int, context: int) -> None:
+    prompt = max(int((layout.role == Role.PROMPT).sum()) for layout in layouts)
+    if prompt + response > context:
+        raise TooLong(
+            f"diffusion of whole responses needs a context of {prompt + response} tokens, not {context}:"
+            f" {prompt} for the longest prompt and {response} for the longest response"
+        )
 
 
 def _whole_response(recipe: TrainRecipe, step: int) -> bool:
@@ -244,17 +264,19 @@ def _save_progress(
     write_whole(folder / "resume.pt", lambda path: torch.save(state, path))
 
 
-def _restore(folder: Path, recipe: Recipe, model: Transformer, optimizers: list[torch.optim.Optimizer]) -> int:
+def _restore(
+    folder: Path, recipe: Recipe, model: Transformer, optimizers: list[torch.optim.Optimizer]
+) -> int:
     """Load an interrupted run into model and optimizer; returns the step to go on from."""
     path = folder / "resume.pt"
     if not path.is_file():
         return 0
     state = torch.load(path, weights_only=True)
     if state["recipe"] != recipe.dump():
-        raise ValueError(f"{folder} holds an interrupted run of another recipe; choose another folder or start afresh")
+        raise ValueError(
+            f"{folder} holds an interrupted run of another recipe; choose another folder or start afresh"
+        )
     model.load_state_dict(state["model"])
     for optimizer, inner in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(inner)
     return int(state["step"])
-
-

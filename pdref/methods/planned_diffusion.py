@@ -244,7 +244,9 @@ def _write_plans(requests: Requests, rows: Sequence[int], stage: int, bounds: Bo
         if end in (Tag.SYNC, Tag.EOS):
             requests.fail(b, MisplacedTag(f"the plan of stage {stage} ends in {Tag(end).text}"))
         elif end != Tag.ASYNC:
-            _keep_items(requests, b, starts[b], requests.tokens(b)[starts[b] :].count(Tag.END_TOPIC), "ran away")
+            _keep_items(
+                requests, b, starts[b], requests.tokens(b)[starts[b] :].count(Tag.END_TOPIC), "ran away"
+            )
 
 
 def _sized(requests: Requests, b: int, start: int, factor: float) -> Sized:
@@ -265,7 +267,9 @@ def _sized(requests: Requests, b: int, start: int, factor: float) -> Sized:
             break
         fitting.append((item, length))
     if not fitting:
-        requests.fail(b, LengthOutOfRange(f"{plan[0].topic!r} plans more than the context of {requests.context} holds"))
+        requests.fail(
+            b, LengthOutOfRange(f"{plan[0].topic!r} plans more than the context of {requests.context} holds")
+        )
     elif len(fitting) < len(plan):
         _keep_items(requests, b, start, len(fitting), f"does not fit the context of {requests.context}")
     return fitting

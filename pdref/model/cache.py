@@ -45,7 +45,11 @@ class Writer:
         if self.end > cache.capacity:
             raise ValueError(f"position {self.end - 1} is outside the cache of {cache.capacity} slots")
         R, T = positions.shape
-        self.where = (torch.arange(R, device=positions.device) if rows is None else rows)[:, None], slice(None), positions
+        self.where = (
+            (torch.arange(R, device=positions.device) if rows is None else rows)[:, None],
+            slice(None),
+            positions,
+        )
         # One token of one request, or a batch in step, is one slice: the fast path of every decoding loop.
         aligned = rows is None and (R == 1 or bool((positions == positions[:1]).all()))
         self.slots = slice(self.end - T, self.end) if aligned else None

@@ -63,7 +63,9 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.heads, self.key_heads = layer, config.heads, config.key_heads
         self.head_width = config.head_width
-        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.key_heads) * config.head_width, bias=False)
+        self.qkv = nn.Linear(
+            config.width, (config.heads + 2 * config.key_heads) * config.head_width, bias=False
+        )
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
@@ -128,7 +130,9 @@ class Transformer(nn.Module):
         dtype or shape and, on a CPU, for tokens outside the vocabulary or positions outside the context.
         """
         if tokens.dtype != torch.int64 or tokens.shape != positions.shape or tokens.dim() != 2:
-            raise ValueError(f"tokens and positions are int64 [B, T], not {tokens.dtype} {list(tokens.shape)}, {list(positions.shape)}")
+            raise ValueError(
+                f"tokens and positions are int64 [B, T], not {tokens.dtype} {list(tokens.shape)}, {list(positions.shape)}"
+            )
         try:
             turn = torch.view_as_complex(self.turns[positions])[:, :, None]  # [B, T, 1, Dh/2]
             x = self.embed(tokens)  # [B, T, D]

@@ -77,8 +77,14 @@ class Item:
         require_plain(self.topic, "topic")
         if not self.topic.strip() or self.topic != self.topic.strip():
             raise EmptyTopic(f"a topic is words without white space around them, not {self.topic!r}")
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or not 1 <= self.length <= LONGEST:
-            raise LengthOutOfRange(f"topic {self.topic!r} plans {self.length!r} cells; 1 to {LONGEST} may be planned")
+        if (
+            isinstance(self.length, bool)
+            or not isinstance(self.length, int)
+            or not 1 <= self.length <= LONGEST
+        ):
+            raise LengthOutOfRange(
+                f"topic {self.topic!r} plans {self.length!r} cells; 1 to {LONGEST} may be planned"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Item:

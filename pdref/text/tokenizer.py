@@ -25,7 +25,9 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         for tag in Tag:
             if backend.token_to_id(tag.text) != tag:
-                raise ValueError(f"tokenizer gives {tag.text} the id {backend.token_to_id(tag.text)}, not {int(tag)}")
+                raise ValueError(
+                    f"tokenizer gives {tag.text} the id {backend.token_to_id(tag.text)}, not {int(tag)}"
+                )
         self._backend = backend
         self._words = isinstance(backend.model, models.WordLevel)
 

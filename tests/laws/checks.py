@@ -38,7 +38,9 @@ def oracle_recovers(
     """Planned Diffusion with an oracle writes every target token for token, and its history leads there."""
     speaker, targets = worlds.oracle(grammar), worlds.documents(grammar.grid)
     prompts = [target.prompt for target in targets]
-    found = planned_diffusion.sample(speaker, prompts, unmasking, siblings=siblings, plans=plans, cached=cached)
+    found = planned_diffusion.sample(
+        speaker, prompts, unmasking, siblings=siblings, plans=plans, cached=cached
+    )
     for generation, target, layout in zip(found, targets, worlds.layouts(grammar), strict=True):
         assert generation.tokens == layout.token[0].tolist(), f"{target.prompt}: the target's tokens"
         assert generation.document == target
@@ -48,7 +50,10 @@ def oracle_recovers(
 
 
 def costs_are_the_closed_forms(
-    step_ratio: float = 1.0, siblings: Siblings = "sparse", cached: bool = True, grammar: Grammar = Grammar(grid=4)
+    step_ratio: float = 1.0,
+    siblings: Siblings = "sparse",
+    cached: bool = True,
+    grammar: Grammar = Grammar(grid=4),
 ) -> None:
     """A stage costs a read, its plan tokens, S steps and a commit; at r = 1 span k takes part in l_k steps."""
     found = oracle_recovers(grammar, Unmasking(step_ratio), siblings, cached)
@@ -72,7 +77,9 @@ def spans_end_at_their_steps(step_ratio: float = 1.0) -> None:
             of_stage = (layout.role[0] == Role.CONTENT) & (layout.stage[0] == stage)
             own = set(of_stage.nonzero()[:, 0].tolist())
             steps = [set(event.positions) for event in events if own & set(event.positions)]
-            longest = max(len(own & _span(layout, stage, k)) for k in range(int(layout.span[0][of_stage].max()) + 1))
+            longest = max(
+                len(own & _span(layout, stage, k)) for k in range(int(layout.span[0][of_stage].max()) + 1)
+            )
             for k in range(int(layout.span[0][of_stage].max()) + 1):
                 span = own & _span(layout, stage, k)
                 last = max(i for i, revealed in enumerate(steps, 1) if revealed & span)
@@ -96,11 +103,15 @@ def _span(layout: Layout, stage: int, span: int) -> set[int]:
 # What must not change a result: caching, company.
 
 
-def _autoregressive(speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool) -> list[Generation]:
+def _autoregressive(
+    speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool
+) -> list[Generation]:
     return autoregressive.sample(speaker, prompts, draw, limit=30, cached=cached)
 
 
-def _whole(speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool) -> list[Generation]:
+def _whole(
+    speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool
+) -> list[Generation]:
     return masked_diffusion.sample(speaker, prompts, 14, Unmasking(0.7), draw, cached)
 
 
@@ -161,7 +172,11 @@ def company_and_cache_change_nothing(
 
 
 def frequencies_match(
-    order: Order = "entropy", at_once: int = 1, siblings: Siblings = "sparse", temperature: float = 1.0, count: int = 2000
+    order: Order = "entropy",
+    at_once: int = 1,
+    siblings: Siblings = "sparse",
+    temperature: float = 1.0,
+    count: int = 2000,
 ) -> list[tuple[int, ...]]:
     """Outcomes that Planned Diffusion samples from an exact model follow the law found by enumeration."""
     source = FiveSymbols()
@@ -239,7 +254,9 @@ def ragged_batches_lose_nothing() -> None:
         for name in ("clean", "diffusion"):
             padded = torch.zeros(batch.shape[1], dtype=torch.float64)
             padded[: row.shape[1]] = getattr(alone, name)[0].nan_to_num()
-            assert torch.allclose(getattr(together, name)[b].nan_to_num(), padded, atol=1e-10), f"{name} of row {b}"
+            assert torch.allclose(getattr(together, name)[b].nan_to_num(), padded, atol=1e-10), (
+                f"{name} of row {b}"
+            )
     means = planned_diffusion.per_document_mean(together.plan + together.diffusion.nan_to_num(), batch)
     assert torch.allclose(means, torch.cat(losses))
 
@@ -270,7 +287,9 @@ def overheard(model: Transformer) -> Iterator[list[Call]]:
         handle.remove()
 
 
-def training_is_inference(siblings: Siblings = "sparse", cached: bool = True, step_ratio: float = 0.4) -> None:
+def training_is_inference(
+    siblings: Siblings = "sparse", cached: bool = True, step_ratio: float = 0.4
+) -> None:
     """Whatever a sampler's model computed on the way, the training forward on the finished document computes too."""
     speaker = worlds.inventor()
     shapes = []
@@ -296,14 +315,20 @@ def _compare(model: Transformer, call: Call, layout: Layout, siblings: Siblings)
     trained = training_forward(model, layout, masked, siblings)
     # Inference denoises one stage at a time; what stands before its first span is clean.
     of_stage = layout.stage == layout.stage[masked].max() if masked.any() else masked
-    noised_from = int((of_stage & (layout.span != NO_SPAN)).nonzero()[0, 1]) if masked.any() else layout.shape[1]
+    noised_from = (
+        int((of_stage & (layout.span != NO_SPAN)).nonzero()[0, 1]) if masked.any() else layout.shape[1]
+    )
     for token, position, hidden in zip(*map(_flat, call), strict=True):
         if int(token) in (Tag.MASK, int(layout.token[0, position])):  # the rest is batch padding
             half = "noised" if position >= noised_from else "clean"
-            assert torch.allclose(hidden, trained[half][int(position)], atol=1e-10), f"{half} token at {int(position)}"
+            assert torch.allclose(hidden, trained[half][int(position)], atol=1e-10), (
+                f"{half} token at {int(position)}"
+            )
 
 
-def training_forward(model: Transformer, layout: Layout, masked: Tensor, siblings: Siblings) -> dict[str, dict[int, Tensor]]:
+def training_forward(
+    model: Transformer, layout: Layout, masked: Tensor, siblings: Siblings
+) -> dict[str, dict[int, Tensor]]:
     """Hidden states by position of the clean and the noised stream of `terms`, with exactly `masked` masked."""
     with overheard(model) as calls:
         planned_diffusion.terms(model, layout, times=masked.double(), siblings=siblings)
@@ -326,12 +351,15 @@ def _flat(field: Tensor) -> Tensor:
 def sees(layout: Layout, query: int, key: int, siblings: Siblings) -> bool:
     """The rule in words: may the token at index `query` of a two-stream layout look at the one at `key`?"""
     stage, span, position, noised = (
-        [int(field[0, i]) for i in (query, key)] for field in (layout.stage, layout.span, layout.position, layout.stream)
+        [int(field[0, i]) for i in (query, key)]
+        for field in (layout.stage, layout.span, layout.position, layout.stream)
     )
     if not noised[0]:
         return not noised[1] and position[1] <= position[0]  # a clean token sees its clean past
     if noised[1]:
-        return stage[0] == stage[1] and (siblings == "dense" or span[0] == span[1])  # a noised one sees its region
+        return stage[0] == stage[1] and (
+            siblings == "dense" or span[0] == span[1]
+        )  # a noised one sees its region
     earlier_stage = stage[1] < stage[0]
     own_plan = stage[1] == stage[0] and span[1] == NO_SPAN and position[1] < position[0]
     return earlier_stage or own_plan
@@ -376,6 +404,7 @@ def influence(model: Transformer, layout: Layout, mask: Tensor, queries: Sequenc
     finally:
         handle.remove()
     direction = torch.randn(hidden.shape[-1], generator=torch.Generator().manual_seed(5), dtype=hidden.dtype)
-    rows = [torch.autograd.grad(hidden[0, i] @ direction, embedded[0], retain_graph=True)[0][0] for i in queries]
+    rows = [
+        torch.autograd.grad(hidden[0, i] @ direction, embedded[0], retain_graph=True)[0][0] for i in queries
+    ]
     return torch.stack(rows).norm(dim=-1)
-

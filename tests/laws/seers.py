@@ -142,4 +142,3 @@ class Grammatical(Transformer):
     ) -> Tensor:
         """[B, T, D + V]."""
         return torch.cat([self.inner(tokens, positions, mask, memory, impl), self.forbids[tokens]], -1)
-

@@ -61,7 +61,9 @@ class FiveSymbols:
     def planned(self) -> Law:
         """p(z) p(x | z) p(y | z): the joint that Planned Diffusion can hold."""
         return {
-            o: self.chance({0: o[0], 1: o[1], 2: o[2]}) * self.chance({0: o[0], 3: o[3], 4: o[4]}) / self.chance({0: o[0]})
+            o: self.chance({0: o[0], 1: o[1], 2: o[2]})
+            * self.chance({0: o[0], 3: o[3], 4: o[4]})
+            / self.chance({0: o[0]})
             for o in self.joint
         }
 
@@ -72,7 +74,9 @@ class FiveSymbols:
 
     def chance(self, known: dict[int, int]) -> float:
         """Probability that the places of `known` hold its symbols."""
-        return sum(p for o, p in self.joint.items() if all(o[place] == symbol for place, symbol in known.items()))
+        return sum(
+            p for o, p in self.joint.items() if all(o[place] == symbol for place, symbol in known.items())
+        )
 
     def conditional(self, place: int, known: dict[int, int], temperature: float = 1.0) -> dict[int, float]:
         """p(symbol at `place` | known), sharpened by the temperature."""
@@ -117,12 +121,18 @@ class FiveSymbols:
         """A model that knows every conditional of the joint exactly."""
         context = self.layouts[0].shape[1] + 1
         chances = torch.tensor(list(self.joint.values()), dtype=torch.float64)
-        return Speaker(Exact(self.layouts, len(self.tokenizer), context, chances), self.tokenizer, self.grammar)
+        return Speaker(
+            Exact(self.layouts, len(self.tokenizer), context, chances), self.tokenizer, self.grammar
+        )
 
     # What a sampler of spans must do, by enumeration of its every draw.
 
     def sampler_law(
-        self, order: Order = "entropy", at_once: Literal[1, 2] = 1, siblings: Siblings = "sparse", temperature: float = 1.0
+        self,
+        order: Order = "entropy",
+        at_once: Literal[1, 2] = 1,
+        siblings: Siblings = "sparse",
+        temperature: float = 1.0,
     ) -> Law:
         """Outcome probabilities of: draw z, then reveal `at_once` tokens of each span a step, in `order`."""
         law: Law = Counter()
@@ -158,7 +168,11 @@ class FiveSymbols:
 
 
 def _choices(
-    masked: list[list[int]], chances: dict[int, dict[int, float]], drawn: dict[int, int], order: Order, at_once: int
+    masked: list[list[int]],
+    chances: dict[int, dict[int, float]],
+    drawn: dict[int, int],
+    order: Order,
+    at_once: int,
 ) -> Iterator[tuple[list[int], float]]:
     """Which places a step reveals, and how probably."""
     if order == "random":

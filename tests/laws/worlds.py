@@ -35,7 +35,9 @@ SHAPES: list[tuple[str, list[list[tuple[str, int]]]]] = [
 def documents(grid: int) -> list[PlannedDocument]:
     """A document of each shape: some spans are full, some end in fillers, some are nothing else."""
     return [
-        PlannedDocument(prompt, tuple(_stage(random.Random(f"{prompt}{s}"), plan, grid) for s, plan in enumerate(stages)))
+        PlannedDocument(
+            prompt, tuple(_stage(random.Random(f"{prompt}{s}"), plan, grid) for s, plan in enumerate(stages))
+        )
         for prompt, stages in SHAPES
     ]
 
@@ -88,9 +90,15 @@ def inventor(grammar: Grammar | None = None, context: int = 120, seed: int = 15)
     return Speaker(Grammatical(inner, allowed), TOKENIZER, grammar or Grammar(grid=2))
 
 
-def scripted(script: Callable[[list[int]], int], grammar: Grammar | None = None, context: int = 80) -> Speaker:
+def scripted(
+    script: Callable[[list[int]], int], grammar: Grammar | None = None, context: int = 80
+) -> Speaker:
     """Says next what `script` says of the tokens so far, if there are any but <bos>, and "ant" at every mask."""
-    return Speaker(Scripted(lambda said: script(said) if said[1:] else Tag.EOS, ids("ant")[0], V, context), TOKENIZER, grammar or Grammar(grid=2))
+    return Speaker(
+        Scripted(lambda said: script(said) if said[1:] else Tag.EOS, ids("ant")[0], V, context),
+        TOKENIZER,
+        grammar or Grammar(grid=2),
+    )
 
 
 def read_layout(tokens: Sequence[int], echo: bool) -> Layout:
@@ -112,7 +120,9 @@ def read_layout(tokens: Sequence[int], echo: bool) -> Layout:
         outside = token in (Tag.SYNC, Tag.EOS)
         control = outside or token in (Tag.ASYNC, Tag.END_ASYNC)
         is_tag = control or (role == Role.CONTENT and given > 0)
-        rows.append((token, Role.TAG if is_tag else role, stage, NO_SPAN if outside or role == Role.PLAN else span))
+        rows.append(
+            (token, Role.TAG if is_tag else role, stage, NO_SPAN if outside or role == Role.PLAN else span)
+        )
         given -= role == Role.CONTENT and not control
         if token == Tag.END_TOPIC:
             topics.append(topic - 1)

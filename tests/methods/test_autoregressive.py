@@ -95,7 +95,9 @@ def test_a_runaway_does_not_touch_its_neighbour() -> None:
 def test_the_seed_decides_and_temperature_0_does_not_ask_it() -> None:
     speaker = worlds.inventor()
     tokens = {
-        (temperature, seed): tuple(sample(speaker, ["ada"], Draw(temperature, seeds=[seed]), limit=20)[0].tokens)
+        (temperature, seed): tuple(
+            sample(speaker, ["ada"], Draw(temperature, seeds=[seed]), limit=20)[0].tokens
+        )
         for temperature in (0.0, 1.0)
         for seed in (1, 2)
     }

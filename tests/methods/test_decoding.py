@@ -106,7 +106,10 @@ def test_the_token_that_stops_is_told_and_not_written() -> None:
     speaker = worlds.scripted(lambda said: Tag.SYNC if len(said) == words[said[1]] else Tag.TOPIC)
     requests = Requests(speaker, ["ada", "bo"], Draw())
     requests.read([0, 1])
-    assert requests.write([0, 1], "plan", lambda b, token: token == Tag.SYNC, 20) == {0: Tag.SYNC, 1: Tag.SYNC}
+    assert requests.write([0, 1], "plan", lambda b, token: token == Tag.SYNC, 20) == {
+        0: Tag.SYNC,
+        1: Tag.SYNC,
+    }
     assert [requests.length(b) for b in (0, 1)] == [4, 6]
     assert [g.critical_path for g in requests.generations] == [3, 5]
 

@@ -61,7 +61,12 @@ CONFIDENCE = torch.tensor([[0.1, 0.9, 1.0, 0.5, 0.4]])
 def revealed(unmasking: Unmasking, probability: list[float], quota: int, last: bool = False) -> list[int]:
     """Which positions of `MASKED` are revealed."""
     chosen = reveal(
-        unmasking, CONFIDENCE, torch.tensor([probability]), MASKED, torch.tensor([quota]), torch.tensor([last])
+        unmasking,
+        CONFIDENCE,
+        torch.tensor([probability]),
+        MASKED,
+        torch.tensor([quota]),
+        torch.tensor([last]),
     )
     return chosen[0].nonzero()[:, 0].tolist()
 
@@ -92,7 +97,9 @@ def test_a_threshold_defers_or_reveals(
 
 def test_a_tie_goes_from_left_to_right() -> None:
     flat = torch.zeros(1, 4)
-    chosen = reveal(Unmasking(), flat, flat, torch.ones(1, 4).bool(), torch.tensor([2]), torch.tensor([False]))
+    chosen = reveal(
+        Unmasking(), flat, flat, torch.ones(1, 4).bool(), torch.tensor([2]), torch.tensor([False])
+    )
     assert chosen[0].tolist() == [True, True, False, False]
 
 

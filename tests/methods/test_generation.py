@@ -17,7 +17,13 @@ SECONDS = {"autoregressive": {"write"}, "whole-response diffusion": {"plan", "de
 
 @pytest.mark.parametrize(
     ("end", "positions", "tokens"),
-    [(9, (2, 5, 6), (20, 50, 60)), (7, (2, 5, 6), (20, 50, 60)), (6, (2, 5), (20, 50)), (3, (2,), (20,)), (2, (), ())],
+    [
+        (9, (2, 5, 6), (20, 50, 60)),
+        (7, (2, 5, 6), (20, 50, 60)),
+        (6, (2, 5), (20, 50)),
+        (3, (2,), (20,)),
+        (2, (), ()),
+    ],
 )
 def test_an_event_before_a_position(end: int, positions: tuple[int, ...], tokens: tuple[int, ...]) -> None:
     assert Event("denoise", (2, 5, 6), (20, 50, 60)).before(end) == Event("denoise", positions, tokens)
@@ -32,7 +38,9 @@ def test_seconds_add_up() -> None:
 def test_every_sampler_keeps_the_same_books(sampler: str) -> None:
     for generation in SAMPLERS[sampler](worlds.inventor(), PROMPTS, [None] * len(PROMPTS), Draw(), True):
         prompt, *events = generation.history
-        assert prompt.phase == "prompt" and prompt.tokens == tuple(generation.tokens[: generation.prompt_length])
+        assert prompt.phase == "prompt" and prompt.tokens == tuple(
+            generation.tokens[: generation.prompt_length]
+        )
         assert {event.phase for event in events} <= set(get_args(Phase))
         assert all(list(event.positions) == sorted(set(event.positions)) for event in generation.history)
         assert worlds.replayed(generation)[: len(generation.tokens)] == generation.tokens
@@ -44,7 +52,9 @@ def test_every_sampler_keeps_the_same_books(sampler: str) -> None:
 
 
 def test_a_token_is_revealed_once() -> None:
-    for generation in SAMPLERS["planned, sparse"](worlds.inventor(), PROMPTS, [None] * len(PROMPTS), Draw(1.0), True):
+    for generation in SAMPLERS["planned, sparse"](
+        worlds.inventor(), PROMPTS, [None] * len(PROMPTS), Draw(1.0), True
+    ):
         revealed = [p for event in generation.history if event.phase == "denoise" for p in event.positions]
         masked = [
             position

@@ -123,7 +123,9 @@ def test_a_shifted_speaker_reads_a_mask_one_token_earlier() -> None:
 @pytest.mark.parametrize("by_hand", [False, True], ids=["own plans", "some plans by hand"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name.startswith("planned")])
-def test_alone_in_a_batch_cached_and_uncached_are_one(sampler: str, temperature: float, by_hand: bool) -> None:
+def test_alone_in_a_batch_cached_and_uncached_are_one(
+    sampler: str, temperature: float, by_hand: bool
+) -> None:
     batch = company_and_cache_change_nothing(sampler, temperature, by_hand)
     stages = {generation.tokens.count(Tag.SYNC) for generation in batch}
     assert len(stages) > 1, "requests of one and of several stages"
@@ -190,7 +192,9 @@ def test_the_order_by_drawn_probability_is_biased_as_predicted() -> None:
 @pytest.mark.parametrize("order", ["entropy", "random"])
 def test_dense_siblings_share_what_is_already_revealed(order: Order) -> None:
     source = FiveSymbols()
-    dense, sparse = (divergence(source.joint, source.sampler_law(order, siblings=s)) for s in ("dense", "sparse"))
+    dense, sparse = (
+        divergence(source.joint, source.sampler_law(order, siblings=s)) for s in ("dense", "sparse")
+    )
     assert dense < sparse, "in theory"
     frequencies_match(order, siblings="dense")
 
@@ -272,7 +276,9 @@ def test_a_noise_level_for_every_span_spread_evenly() -> None:
     assert all(len(found) == 1 for found in levels.values())
     of_spans = torch.tensor(sorted(t for (_, _, k), [t] in levels.items() if k != NO_SPAN))
     assert len(of_spans) == 13
-    assert torch.allclose(of_spans.diff(), torch.tensor(1 / 13), atol=1e-5), "stratified over the batch's spans"
+    assert torch.allclose(of_spans.diff(), torch.tensor(1 / 13), atol=1e-5), (
+        "stratified over the batch's spans"
+    )
 
 
 def test_noise_levels_are_uniform_and_floored() -> None:
@@ -304,7 +310,9 @@ class Blind(Seer):
 
     def __init__(self, context: int = 160) -> None:
         super().__init__(worlds.V, context)
-        noise = torch.randn(context, worlds.V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        noise = torch.randn(
+            context, worlds.V, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
         self.table = noise.log_softmax(-1)
 
     def answer(self, seen: Tensor, token: Tensor, position: Tensor) -> Tensor:
@@ -401,14 +409,18 @@ def test_no_output_moves_when_a_token_changes_that_it_may_not_see(siblings: Sibl
     T = layout.shape[1]
     batch = layout.map(lambda field: field.expand(T + 1, -1))
     tokens = batch.token.clone()
-    tokens[range(T), range(T)] = worlds.ids("fox")[0]  # row j has another token at j; the last row is as it was
+    tokens[range(T), range(T)] = worlds.ids("fox")[
+        0
+    ]  # row j has another token at j; the last row is as it was
     hidden = model(tokens, batch.position, sdpa_mask(batch, batch, siblings))
     moved = (hidden[:T] - hidden[T]).abs().amax(-1).T > 1e-12  # [T, T]: output i moves with token j
     assert not (moved & ~sdpa_mask(layout, layout, siblings)[0, 0]).any()
     assert (moved.diagonal() | (layout.token[0] == worlds.ids("fox")[0])).all()
 
 
-@pytest.mark.skipif(not (CHECKPOINTS / "profiles" / "model.safetensors").is_file(), reason="no shipped checkpoint")
+@pytest.mark.skipif(
+    not (CHECKPOINTS / "profiles" / "model.safetensors").is_file(), reason="no shipped checkpoint"
+)
 def test_the_shipped_model_keeps_the_rule() -> None:
     checkpoint = load("profiles")
     recipe = checkpoint.recipe
@@ -427,12 +439,26 @@ RUNAWAYS: dict[str, tuple[str, str, str, str | None, str | None, list[int] | Non
     # what it says first, then for ever, and after a stage; the problem, the cut, and the items of each stage
     "topics for ever": ("", "<topic>sun 1</topic>", "<eos>", None, "cut after 4 items", [4]),
     "a topic without end": ("<topic>", "sun", "<eos>", "EmptyPlan", "cut after 0 items", None),
-    "a last topic without end": ("<topic>sun 1</topic><topic>", "sun", "<eos>", None, "cut after 1 items", [1]),
+    "a last topic without end": (
+        "<topic>sun 1</topic><topic>",
+        "sun",
+        "<eos>",
+        None,
+        "cut after 1 items",
+        [1],
+    ),
     "topics that only open": ("", "<topic>", "<eos>", "EmptyPlan", "cut after 0 items", None),
     "topics that only close": ("", "</topic>", "<eos>", "UnbalancedTag", "cut after 20 items", None),
     "fillers for ever": ("", "<pad>", "<eos>", "EmptyPlan", "cut after 0 items", None),
     "stages for ever": (SANE, "", "<sync/>", None, "ended after 3 stages", [1, 1, 1]),
-    "a span over the context": ("<topic>sun 99999</topic><async>", "", "<eos>", "LengthOutOfRange", None, None),
+    "a span over the context": (
+        "<topic>sun 99999</topic><async>",
+        "",
+        "<eos>",
+        "LengthOutOfRange",
+        None,
+        None,
+    ),
     "a second one over it": (
         "<topic>sun 1</topic><topic>moon 99999</topic><async>",
         "",
@@ -447,7 +473,14 @@ RUNAWAYS: dict[str, tuple[str, str, str, str | None, str | None, list[int] | Non
     "no number": ("<topic>sun</topic><async>", "", "<eos>", "MissingLength", None, None),
     "a number in the middle": ("<topic>sun 3 moon</topic><async>", "", "<eos>", "MissingLength", None, None),
     "length 0": ("<topic>sun 0</topic><async>", "", "<eos>", "LengthOutOfRange", None, None),
-    "a topic in a topic": ("<topic>sun<topic>moon 1</topic><async>", "", "<eos>", "UnbalancedTag", None, None),
+    "a topic in a topic": (
+        "<topic>sun<topic>moon 1</topic><async>",
+        "",
+        "<eos>",
+        "UnbalancedTag",
+        None,
+        None,
+    ),
     "a word after a stage": (SANE, "", "sun", "MisplacedTag", None, None),
 }
 
@@ -457,7 +490,12 @@ def speak(first: str, forever: str, after: str, said: list[int]) -> int:
     if said[-1] == Tag.END_ASYNC:
         return worlds.ids(after)[0]
     stage = said[len(said) - said[::-1].index(Tag.SYNC) :] if Tag.SYNC in said else said[2:]
-    return next(itertools.islice(itertools.chain(worlds.ids(first), itertools.cycle(worlds.ids(forever))), len(stage), None), Tag.EOS)
+    return next(
+        itertools.islice(
+            itertools.chain(worlds.ids(first), itertools.cycle(worlds.ids(forever))), len(stage), None
+        ),
+        Tag.EOS,
+    )
 
 
 def run_wild(name: str, bounds: Bounds, context: int = 80) -> Generation:

@@ -36,8 +36,15 @@ def planned_attention(
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, impl: str) -> None:
     if impl not in ("naive", "torch", "auto"):
         raise ValueError(f"impl is 'naive', 'torch' or 'auto', not {impl!r}")
-    if not q.dim() == k.dim() == 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)} are not [B, H, T, Dh], [B, G, S, Dh]")
+    if (
+        not q.dim() == k.dim() == 4
+        or k.shape != v.shape
+        or q.shape[0] != k.shape[0]
+        or q.shape[-1] != k.shape[-1]
+    ):
+        raise ValueError(
+            f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)} are not [B, H, T, Dh], [B, G, S, Dh]"
+        )
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads evenly")
     if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
@@ -45,7 +52,9 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, i
     if mask is None:
         return
     if causal or mask.dtype != torch.bool or mask.device != q.device:
-        raise ValueError(f"mask is boolean, on {q.device}, and never together with causal; got {mask.dtype} {mask.device}")
+        raise ValueError(
+            f"mask is boolean, on {q.device}, and never together with causal; got {mask.dtype} {mask.device}"
+        )
     wanted = (q.shape[0], 1, q.shape[2], k.shape[2])
     if mask.dim() < 2 or any(m not in (1, n) for m, n in zip(mask.shape[::-1], wanted[::-1], strict=False)):
         raise ValueError(f"mask {list(mask.shape)} does not broadcast to [B, 1, T, S] = {list(wanted)}")

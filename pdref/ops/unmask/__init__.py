@@ -72,5 +72,7 @@ def most_confident(confidence: Tensor, masked: Tensor, quota: Tensor) -> Tensor:
     Equal confidences are taken from left to right.
     """
     order = confidence.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
     return (rank < quota[:, None]) & masked
