@@ -160,12 +160,8 @@ def check_loss(loss: Loss | None = None) -> None:
     loss = loss or _library_loss
     case = _logits()
     found = loss(*case)
-    assert isinstance(found, Tensor) and found.dim() == 0, (
-        "the loss is one number: a tensor without dimensions"
-    )
-    assert found.requires_grad, (
-        "no gradient reaches the logits: keep to tensor operations, without .item() or .data"
-    )
+    assert isinstance(found, Tensor) and found.dim() == 0, "the loss is one number: a tensor without dimensions"
+    assert found.requires_grad, "no gradient reaches the logits: keep to tensor operations, without .item() or .data"
     mistakes = {why: _formula(case, name) for name, why in LOSS_MISTAKES.items()}
     _teach(found.item(), _formula(case), mistakes, "the loss")
     gradients = torch.autograd.grad(found, [case.clean, case.noised])
@@ -197,9 +193,7 @@ def _formula(case: _Logits, mistake: str = "") -> float:
                 scored += 1
             content = layout.role[b, i] == Role.CONTENT
             if case.masked[b, i] or (content and mistake == "visible tokens"):
-                nats = _nats(
-                    case.noised[b, i - 1 if mistake == "diffusion shifted" else i], layout.token[b, i]
-                )
+                nats = _nats(case.noised[b, i - 1 if mistake == "diffusion shifted" else i], layout.token[b, i])
                 total += nats if mistake == "no 1/t" else nats / t
                 scored += 1
         sums.append(total)
@@ -280,11 +274,7 @@ def _step(logits: Tensor, tokens: Tensor, quota: Tensor, mistake: str = "") -> l
     for k, row in enumerate(tokens.tolist()):
         places = []
         for i, token in enumerate(row):
-            scores = {
-                v: s
-                for v, s in enumerate(logits[k, i].tolist())
-                if v != Tag.MASK or mistake == "writes <mask>"
-            }
+            scores = {v: s for v, s in enumerate(logits[k, i].tolist()) if v != Tag.MASK or mistake == "writes <mask>"}
             if token != Tag.MASK and mistake not in ("visible compete", "visible overwritten"):
                 continue
             total = sum(math.exp(s) for s in scores.values())
@@ -306,12 +296,8 @@ def _step(logits: Tensor, tokens: Tensor, quota: Tensor, mistake: str = "") -> l
 def _library_step(logits: Tensor, tokens: Tensor, quota: Tensor) -> Tensor:
     """`unmask` and `most_confident`, as `denoising.denoise` uses them."""
     masked = tokens == Tag.MASK
-    nobody = torch.zeros(
-        int(masked.sum()), dtype=torch.int64
-    )  # seeds and places: temperature 0 draws nothing
-    drawn = unmask(
-        logits[masked], torch.eye(logits.shape[2]), nobody, nobody, forbidden=torch.tensor([Tag.MASK])
-    )
+    nobody = torch.zeros(int(masked.sum()), dtype=torch.int64)  # seeds and places: temperature 0 draws nothing
+    drawn = unmask(logits[masked], torch.eye(logits.shape[2]), nobody, nobody, forbidden=torch.tensor([Tag.MASK]))
     confidence = torch.zeros(tokens.shape).masked_scatter(masked, -drawn.entropy)
     chosen = most_confident(confidence, masked, quota)
     return torch.where(chosen, tokens.masked_scatter(masked, drawn.token), tokens)
@@ -351,9 +337,7 @@ def check_scaffold(scaffold: Scaffold | None = None) -> None:
             found = scaffold(plan, start, stage, TOKENIZER, grammar)
             assert isinstance(found, Layout), "the scaffold is a Layout: see what `Layout(...)` takes"
             right = _scaffold(plan, start, stage, grammar)
-            mistakes = {
-                why: _scaffold(plan, start, stage, grammar, name) for name, why in SCAFFOLD_MISTAKES.items()
-            }
+            mistakes = {why: _scaffold(plan, start, stage, grammar, name) for name, why in SCAFFOLD_MISTAKES.items()}
             got = {name: field.tolist() for name, field in found.items()}
             assert found.token.dim() == 2 and found.shape[0] == 1, (
                 f"fields have shape {list(found.shape)}: one row, [1, U], is asked for"
@@ -381,11 +365,7 @@ def _scaffold(
         for offset, (token, role) in enumerate(pieces):
             if mistake == "echo is content" and role == Role.TAG and token not in (Tag.ASYNC, Tag.END_ASYNC):
                 role = Role.CONTENT
-            span = (
-                NO_SPAN
-                if mistake == "tags outside" and role == Role.TAG
-                else k + (mistake == "spans from one")
-            )
+            span = NO_SPAN if mistake == "tags outside" and role == Role.TAG else k + (mistake == "spans from one")
             at = {"positions restart": first + offset, "shared clock": first + k * cells + offset}
             stream = Stream.CLEAN if mistake == "clean stream" else Stream.NOISED
             fields = token, role, 0 if mistake == "stage ignored" else stage, span
@@ -394,9 +374,7 @@ def _scaffold(
     return {name: [list(column)] for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
-def _library_scaffold(
-    plan: Sequence[Item], start: int, stage: int, tokenizer: Tokenizer, grammar: Grammar
-) -> Layout:
+def _library_scaffold(plan: Sequence[Item], start: int, stage: int, tokenizer: Tokenizer, grammar: Grammar) -> Layout:
     """`LayoutBuilder` and `Canvas`, as `planned_diffusion.sample` uses them; all spans in one row."""
     spans, starts = [], []
     for k, item in enumerate(plan):

@@ -37,9 +37,7 @@ class Order(StrEnum):
     random = "random"
 
 
-JsonFile = Annotated[
-    Optional[Path], typer.Option("--json", help="Also write the table as JSON.", dir_okay=False)
-]  # noqa: UP045
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.", dir_okay=False)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 CheckpointName = Annotated[
     str, typer.Option("--checkpoint", "-c", help="A shipped checkpoint (profiles, prose) or a folder.")
@@ -53,9 +51,7 @@ def demo(
     seed: Seed = 0,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Train for fewer or more steps.")] = None,  # noqa: UP045
     prompts: Annotated[int, typer.Option(min=1, help="Prompts to decode by every method.")] = 64,
-    ratio: Annotated[
-        Optional[list[float]], typer.Option(help="Step ratio r of planned diffusion (repeatable).")
-    ] = None,  # noqa: UP045
+    ratio: Annotated[list[float] | None, typer.Option(help="Step ratio r of planned diffusion (repeatable).")] = None,
     json: JsonFile = None,
 ) -> None:
     """Train a small model, decode the same prompts three ways, compare, and show."""
@@ -81,16 +77,12 @@ def train(
 
         folder = out or Path("out") / Path(recipe).stem
         run(_recipe(recipe, seed, steps), folder, resume=not fresh)
-        console.print(
-            f"Checkpoint, log and recipe are in {folder}. Try: python -m pdref generate -c {folder}"
-        )
+        console.print(f"Checkpoint, log and recipe are in {folder}. Try: python -m pdref generate -c {folder}")
 
 
 @app.command()
 def generate(
-    prompt: Annotated[
-        Optional[str], typer.Argument(help="What to answer (a held-out prompt, if left out).")
-    ] = None,  # noqa: UP045
+    prompt: Annotated[str | None, typer.Argument(help="What to answer (a held-out prompt, if left out).")] = None,
     checkpoint: CheckpointName = "profiles",
     method: Annotated[Method, typer.Option(help="How to write.")] = Method.planned,
     plan: Annotated[
@@ -104,9 +96,7 @@ def generate(
     threshold: Annotated[Optional[float], typer.Option(help="Confidence threshold in [0, 1].")] = None,  # noqa: UP045
     reveal: Annotated[
         bool,
-        typer.Option(
-            "--reveal/--defer", help="What the threshold does: reveal all above it, or defer all below."
-        ),
+        typer.Option("--reveal/--defer", help="What the threshold does: reveal all above it, or defer all below."),
     ] = False,
     length_factor: Annotated[float, typer.Option(help="Scale the planned lengths.")] = 1.0,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.0,
@@ -134,9 +124,7 @@ def evaluate(
     checkpoint: CheckpointName = "profiles",
     documents: Annotated[int, typer.Option(min=2, help="Held-out documents.")] = 256,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts to decode by every method.")] = 64,
-    ratio: Annotated[
-        Optional[list[float]], typer.Option(help="Step ratio r of planned diffusion (repeatable).")
-    ] = None,  # noqa: UP045
+    ratio: Annotated[list[float] | None, typer.Option(help="Step ratio r of planned diffusion (repeatable).")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.0,
     seed: Seed = 0,
     json: JsonFile = None,
@@ -151,9 +139,7 @@ def evaluate(
 
 @app.command()
 def bench(
-    nanogpt: Annotated[
-        Optional[Path], typer.Option(help="Path of nanoGPT's model.py, to train beside it.")
-    ] = None,  # noqa: UP045
+    nanogpt: Annotated[Path | None, typer.Option(help="Path of nanoGPT's model.py, to train beside it.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="Layers; width is 32 times as much.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
     json: JsonFile = None,
@@ -196,7 +182,7 @@ def _friendly() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _recipe(name: str, seed: int, steps: int | None):  # noqa: ANN202 (imported late)
+def _recipe(name: str, seed: int, steps: int | None):
     from pdref.lab.recipe import Recipe
 
     changes = {"seed": seed} | ({"steps": steps} if steps else {})

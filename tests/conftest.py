@@ -73,9 +73,7 @@ def words() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def byte_pairs() -> Tokenizer:
-    return Tokenizer.byte_pairs(
-        ["the cat sat on the mat in 1920 , and the music of the cat was old"] * 4, size=300
-    )
+    return Tokenizer.byte_pairs(["the cat sat on the mat in 1920 , and the music of the cat was old"] * 4, size=300)
 
 
 @pytest.fixture(scope="session")

@@ -84,9 +84,7 @@ def test_exercises_are_what_the_generator_makes(name: str) -> None:
     assert nbformat.writes(made) + "\n" == (ROOT / "exercises" / name).read_text(encoding="utf-8"), (
         "run `make exercises`: a solution has changed"
     )
-    assert nbformat.writes(make_exercises.clear(made)) == nbformat.writes(made), (
-        "clearing twice changes nothing"
-    )
+    assert nbformat.writes(make_exercises.clear(made)) == nbformat.writes(made), "clearing twice changes nothing"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,14 +97,10 @@ def test_nothing_of_a_solution_leaks(name: str) -> None:
     assert len(regions) >= 4 and len(answers) > 20
     assert not [line for line in answers if line in sources]
     assert "SOLUTION" not in exercise
-    assert all(
-        not c.outputs and c.execution_count is None for c in _read("exercises", name).cells if "outputs" in c
-    )
+    assert all(not c.outputs and c.execution_count is None for c in _read("exercises", name).cells if "outputs" in c)
 
 
-@pytest.mark.parametrize(
-    "cell", ["### BEGIN SOLUTION\nx = 1\n### END SOLUTION", "### BEGIN SOLUTION: do\nx = 1"]
-)
+@pytest.mark.parametrize("cell", ["### BEGIN SOLUTION\nx = 1\n### END SOLUTION", "### BEGIN SOLUTION: do\nx = 1"])
 def test_a_broken_region_is_refused(cell: str) -> None:
     solution = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     with pytest.raises(ValueError, match="region"):
@@ -128,17 +122,12 @@ def test_every_known_mistake_shows() -> None:
     losses = [checks._formula(case, name) for name in ["", *checks.LOSS_MISTAKES]]
     assert all(abs(a - b) > 1e-3 for i, a in enumerate(losses) for b in losses[:i])
 
-    steps = [
-        [checks._step(*checks._spans(seed), name) for seed in range(16)]
-        for name in ["", *checks.STEP_MISTAKES]
-    ]
+    steps = [[checks._step(*checks._spans(seed), name) for seed in range(16)] for name in ["", *checks.STEP_MISTAKES]]
     assert all(a != b for i, a in enumerate(steps) for b in steps[:i])
 
     plan = (checks.Item("old friends", 2), checks.Item("home", 1), checks.Item("a cat", 3))
     forms = ((17, 1, Grammar(3, True)), (5, 0, Grammar(1, False)))
-    made = [
-        [checks._scaffold(plan, *form, name) for form in forms] for name in ["", *checks.SCAFFOLD_MISTAKES]
-    ]
+    made = [[checks._scaffold(plan, *form, name) for form in forms] for name in ["", *checks.SCAFFOLD_MISTAKES]]
     assert all(a != b for i, a in enumerate(made) for b in made[:i])
 
 
@@ -151,9 +140,7 @@ def _rule(change: Callable[..., Tensor]) -> Callable[..., Tensor]:
         span = key.span == query.span
         clean, noised = key.stream == Stream.CLEAN, key.stream == Stream.NOISED
         past = key.position <= query.position
-        return change(
-            causal, stage, span if siblings == "sparse" else stage, clean, noised, past, key.role != Role.PAD
-        )
+        return change(causal, stage, span if siblings == "sparse" else stage, clean, noised, past, key.role != Role.PAD)
 
     return rule
 
@@ -194,9 +181,7 @@ def _loss(logits: Callable[..., Tensor]) -> Callable[..., Tensor]:
         late = nats(clean, layout.token) * layout.planned
         content = nats(noised, layout.token) * masked
         size = ((layout.role != Role.PROMPT) & layout.real).sum(1)
-        return logits(
-            plan, late, content, size, t[:, None], layout, nats(noised.roll(1, 1), layout.token) * masked
-        )
+        return logits(plan, late, content, size, t[:, None], layout, nats(noised.roll(1, 1), layout.token) * masked)
 
     return loss
 
@@ -307,9 +292,7 @@ def test_wrong_answers_are_told_why(check: str, bug: str) -> None:
 
 def test_the_right_parts_of_the_wrong_answers_pass() -> None:
     """The frames in which the bugs above are planted are themselves right."""
-    checks.check_attention_rule(
-        _rule(lambda c, g, s, k, n, p, r: ((k & p & (c | ~g)) | (g & s & n & ~c)) & r)
-    )
+    checks.check_attention_rule(_rule(lambda c, g, s, k, n, p, r: ((k & p & (c | ~g)) | (g & s & n & ~c)) & r))
     checks.check_loss(_loss(lambda p, u, c, n, t, y, s: ((p + c / t).sum(1) / n).mean()))
     checks.check_unmask_step(_step())
     checks.check_scaffold(_scaffold())

@@ -59,9 +59,7 @@ class Malformed:
     do: Callable[[], object]
 
 
-def text(
-    what: str, malformed: str, error: type[DocumentError], message: str, echo: bool = False
-) -> Malformed:
+def text(what: str, malformed: str, error: type[DocumentError], message: str, echo: bool = False) -> Malformed:
     """A document as text that breaks a rule of the grammar."""
     return Malformed(what, error, message, lambda: parse(malformed, echo))
 
@@ -96,12 +94,8 @@ DOCUMENTS = [
         UnbalancedTag,
         "followed by </topic> before its </async>",
     ),
-    text(
-        "a span in a span", f"p{A}<async>x{X}</async><eos>", UnbalancedTag, "<async> is followed by <async>"
-    ),
-    text(
-        "a span closed twice", f"p{A}{X}</async><eos>", UnbalancedTag, "</async> closes nothing that is open"
-    ),
+    text("a span in a span", f"p{A}<async>x{X}</async><eos>", UnbalancedTag, "<async> is followed by <async>"),
+    text("a span closed twice", f"p{A}{X}</async><eos>", UnbalancedTag, "</async> closes nothing that is open"),
     text(
         "a topic closed and not opened",
         f"p a 1</topic>{X}",
@@ -147,9 +141,7 @@ DOCUMENTS = [
         UnknownTag,
         "<plan> is no control tag; known are",
     ),
-    text(
-        "an unknown closing tag", f"p{A}{X}</spans><eos>", UnknownTag, "</spans> is no control tag; known are"
-    ),
+    text("an unknown closing tag", f"p{A}{X}</spans><eos>", UnknownTag, "</spans> is no control tag; known are"),
     text("a tag half right", f"p{A}{X}<sync>{A}{X}<eos>", UnknownTag, "<sync> is no control tag; known are"),
     text(
         "text between plan and spans",
@@ -181,9 +173,7 @@ DOCUMENTS = [
         "words without white space around them, not ''",
     ),
     text("a topic of white space", f"p<topic>  4</topic>{X}", EmptyTopic, "white space around them, not ' '"),
-    text(
-        "a topic in white space", f"p<topic> a 4</topic>{X}", EmptyTopic, "white space around them, not ' a'"
-    ),
+    text("a topic in white space", f"p<topic> a 4</topic>{X}", EmptyTopic, "white space around them, not ' a'"),
     text(
         "a topic without a length",
         f"p<topic>a</topic>{X}",
@@ -263,15 +253,11 @@ OBJECTS = [
     ),
     Malformed("an item of no cells", LengthOutOfRange, "topic 'a' plans 0 cells", lambda: Item("a", 0)),
     Malformed("an item of 2.5 cells", LengthOutOfRange, "topic 'a' plans 2.5 cells", lambda: Item("a", 2.5)),
-    Malformed(
-        "an item of True cells", LengthOutOfRange, "topic 'a' plans True cells", lambda: Item("a", True)
-    ),
+    Malformed("an item of True cells", LengthOutOfRange, "topic 'a' plans True cells", lambda: Item("a", True)),
     Malformed("an item without a topic", EmptyTopic, "not ''", lambda: Item("", 1)),
     Malformed("fewer than no fillers", LengthOutOfRange, "cannot hold -1 fillers", lambda: Span("x", -1)),
     Malformed("a stage without items", EmptyPlan, "a stage needs", lambda: Stage((), ())),
-    Malformed(
-        "a stage of two minds", SpanCountMismatch, "1 plan items but 2", lambda: Stage((ITEM,), (SPAN, SPAN))
-    ),
+    Malformed("a stage of two minds", SpanCountMismatch, "1 plan items but 2", lambda: Stage((ITEM,), (SPAN, SPAN))),
     Malformed("a document without stages", EmptyPlan, "a document needs", lambda: PlannedDocument("p", ())),
 ]
 
@@ -311,12 +297,8 @@ LAYOUTS = [
         "the document has 10 tokens; the context has 9",
         lambda: encoded(f"p{A}{X}<eos>", context=9),
     ),
-    Malformed(
-        "an unknown word", UnknownWord, "'y' is not in the vocabulary", lambda: encoded(f"y{A}{X}<eos>")
-    ),
-    Malformed(
-        "a missing tokenizer", FileNotFoundError, "no tokenizer at", lambda: Tokenizer.load(Path("gone.json"))
-    ),
+    Malformed("an unknown word", UnknownWord, "'y' is not in the vocabulary", lambda: encoded(f"y{A}{X}<eos>")),
+    Malformed("a missing tokenizer", FileNotFoundError, "no tokenizer at", lambda: Tokenizer.load(Path("gone.json"))),
     Malformed(
         "a field of another dtype",
         LayoutError,
@@ -376,9 +358,7 @@ def nll(hidden: tuple[int, ...] = (3, 2), targets: torch.Tensor = SEEDS, impl: s
 
 EVERYTHING = torch.ones(1, 1, 3, 5, dtype=torch.bool)
 OPS = [
-    Malformed(
-        "heads that do not group", ValueError, "4 query heads cannot share 3 key heads", lambda: attend(4, 3)
-    ),
+    Malformed("heads that do not group", ValueError, "4 query heads cannot share 3 key heads", lambda: attend(4, 3)),
     Malformed("a mask of numbers", ValueError, "mask is boolean", lambda: attend(mask=EVERYTHING.float())),
     Malformed(
         "a mask of another length",
@@ -392,12 +372,8 @@ OPS = [
         "mask [1, 2, 3, 5] does not broadcast",
         lambda: attend(mask=EVERYTHING.expand(1, 2, 3, 5)),
     ),
-    Malformed(
-        "a mask beside causal", ValueError, "never together", lambda: attend(mask=EVERYTHING, causal=True)
-    ),
-    Malformed(
-        "keys of another dtype", ValueError, "q, k, v differ: torch.float32", lambda: attend(dtype=torch.half)
-    ),
+    Malformed("a mask beside causal", ValueError, "never together", lambda: attend(mask=EVERYTHING, causal=True)),
+    Malformed("keys of another dtype", ValueError, "q, k, v differ: torch.float32", lambda: attend(dtype=torch.half)),
     Malformed("keys on another device", ValueError, "torch.float32 meta", lambda: attend(device="meta")),
     Malformed("an unknown impl of attention", ValueError, "not 'fast'", lambda: attend(impl="fast")),
     Malformed(
@@ -427,31 +403,21 @@ OPS = [
         "targets are int64 [N], not torch.int64 [2]",
         lambda: nll(targets=SEEDS[:2]),
     ),
-    Malformed(
-        "targets of another dtype", ValueError, "not torch.int32 [3]", lambda: nll(targets=SEEDS.int())
-    ),
+    Malformed("targets of another dtype", ValueError, "not torch.int32 [3]", lambda: nll(targets=SEEDS.int())),
     Malformed("an unknown impl of the loss", ValueError, "not 'fast'", lambda: nll(impl="fast")),
 ]
 
 MODEL = Transformer(Config(vocabulary=5, context=4, layers=1, width=4, heads=2, key_heads=1))
 
 
-def forward(
-    token: int = 0, last: int = 2, dtype: torch.dtype = torch.int64, columns: int = 3
-) -> torch.Tensor:
+def forward(token: int = 0, last: int = 2, dtype: torch.dtype = torch.int64, columns: int = 3) -> torch.Tensor:
     return MODEL(torch.full((1, columns), token, dtype=dtype), torch.arange(last - 2, last + 1)[None])
 
 
 MODELS = [
-    Malformed(
-        "a model without layers", ValueError, "every size is at least 1: Config(", lambda: Config(5, layers=0)
-    ),
-    Malformed(
-        "heads of odd width", ValueError, "width 6 does not split into 2", lambda: Config(5, width=6, heads=2)
-    ),
-    Malformed(
-        "heads of no whole width", ValueError, "width 8 does not split", lambda: Config(5, width=8, heads=3)
-    ),
+    Malformed("a model without layers", ValueError, "every size is at least 1: Config(", lambda: Config(5, layers=0)),
+    Malformed("heads of odd width", ValueError, "width 6 does not split into 2", lambda: Config(5, width=6, heads=2)),
+    Malformed("heads of no whole width", ValueError, "width 8 does not split", lambda: Config(5, width=8, heads=3)),
     Malformed(
         "key heads that do not divide the heads",
         ValueError,
@@ -471,9 +437,7 @@ MODELS = [
         "tokens reach 5 of a vocabulary of 5",
         lambda: forward(5),
     ),
-    Malformed(
-        "a position outside the context", ValueError, "positions 4 of a context of 4", lambda: forward(last=4)
-    ),
+    Malformed("a position outside the context", ValueError, "positions 4 of a context of 4", lambda: forward(last=4)),
     Malformed(
         "a cache that overflows",
         ValueError,

@@ -74,9 +74,7 @@ def plan_document(
     return _plan(prompt, stages, _token_counts([stages], tokenizer)[0], tokenizer, grammar, context, longest)
 
 
-def _token_counts(
-    all_stages: Sequence[Sequence[Sequence[Piece]]], tokenizer: Tokenizer
-) -> list[Iterator[int]]:
+def _token_counts(all_stages: Sequence[Sequence[Sequence[Piece]]], tokenizer: Tokenizer) -> list[Iterator[int]]:
     """Tokens of each piece, per document; one call encodes everything, which is many times faster."""
     contents = [[piece.content for stage in stages for piece in stage] for stages in all_stages]
     counts = (len(ids) for ids in tokenizer.encode_all([text for texts in contents for text in texts]))
@@ -108,9 +106,7 @@ def _plan_piece(piece: Piece, tokens: int, grid: int, longest: int) -> tuple[Ite
     if len(piece.topic.split()) > TOPIC_WORDS:
         raise TopicTooLong(f"topic {piece.topic!r} has more than {TOPIC_WORDS} words")
     if cells * grid > longest:
-        raise LengthOutOfRange(
-            f"topic {piece.topic!r} needs {cells * grid} tokens; a span has at most {longest}"
-        )
+        raise LengthOutOfRange(f"topic {piece.topic!r} needs {cells * grid} tokens; a span has at most {longest}")
     return Item(piece.topic, cells), Span(piece.content, cells * grid - tokens)
 
 

@@ -37,13 +37,9 @@ class PathStar:
 
     def __post_init__(self) -> None:
         if self.degree < 2 or self.length < 3:
-            raise ValueError(
-                f"a path-star has at least 2 arms of at least 3 nodes, not {self.degree} of {self.length}"
-            )
+            raise ValueError(f"a path-star has at least 2 arms of at least 3 nodes, not {self.degree} of {self.length}")
         if not self.nodes <= self.names <= len(SYLLABLES):
-            raise ValueError(
-                f"{self.names} names: {self.nodes} nodes need as many, and there are {len(SYLLABLES)}"
-            )
+            raise ValueError(f"{self.names} names: {self.nodes} nodes need as many, and there are {len(SYLLABLES)}")
 
     @property
     def nodes(self) -> int:

@@ -118,9 +118,7 @@ class Profiles:
 
     def tokenizer(self, *more: str) -> Tokenizer:
         """A word-level tokenizer for everything this source can write, and `more` words."""
-        words = {
-            word for t in self.templates.values() for line in t for word in line.split() if word[0] != "{"
-        }
+        words = {word for t in self.templates.values() for line in t for word in line.split() if word[0] != "{"}
         words |= {
             *FACTS,
             *TEMPLATES,
@@ -150,9 +148,7 @@ class Profiles:
 
         body = rng.sample(BODY_TOPICS, rng.choice(BODY_COUNTS))
         details = {t: _draw(rng, self.details[t]) for t in ["opening", *body]}
-        stages = [
-            self._stage(rng, [(t, opening if t == "opening" else t, details[t]) for t in details], slots)
-        ]
+        stages = [self._stage(rng, [(t, opening if t == "opening" else t, details[t]) for t in details], slots)]
         if rng.random() < SECOND_STAGE:
             recalled = rng.sample(body, rng.choice(RECALL_COUNTS))
             stages.append(self._stage(rng, [("recall", f"recall {t}", details[t]) for t in recalled], slots))
@@ -183,21 +179,15 @@ class Profiles:
                 wrong = None
                 if found is None:
                     wrong = "is not grammatical"
-                elif item.length != self.cells(span.text) or span.pads + len(
-                    span.text.split()
-                ) != self._tokens(item):
+                elif item.length != self.cells(span.text) or span.pads + len(span.text.split()) != self._tokens(item):
                     wrong = "is not as long as planned"
                 else:
                     expected = shared | ({"detail": details.get(about, "")} if kind == "recall" else {})
-                    clash = [
-                        slot for slot in found[1] if slot in expected and found[1][slot] != expected[slot]
-                    ]
+                    clash = [slot for slot in found[1] if slot in expected and found[1][slot] != expected[slot]]
                     wrong = f"contradicts {', '.join(clash)}" if clash else None
                     if not self.names_choices:
                         shared = {
-                            slot: found[1][slot]
-                            for slot in ("season", "sub", "obj", "pos")
-                            if slot in found[1]
+                            slot: found[1][slot] for slot in ("season", "sub", "obj", "pos") if slot in found[1]
                         } | shared
                 verdicts.append(wrong is None)
                 if wrong:
@@ -274,11 +264,7 @@ class Profiles:
             problems.append(f"{len(document.stages)} stages")
         for recalled in later:
             told = {f"recall {topic}" for topic in body}
-            if (
-                len(recalled) not in RECALL_COUNTS
-                or len(set(recalled)) != len(recalled)
-                or not set(recalled) <= told
-            ):
+            if len(recalled) not in RECALL_COUNTS or len(set(recalled)) != len(recalled) or not set(recalled) <= told:
                 problems.append(f"the second plan names the topics {recalled}")
         return problems
 
@@ -292,14 +278,10 @@ class Profiles:
         return None
 
     def _admissible(self, kind: str, slots: Slots) -> bool:
-        pronouns = [
-            p for p in PRONOUNS.values() if all(slots.get(form, word) == word for form, word in p.items())
-        ]
+        pronouns = [p for p in PRONOUNS.values() if all(slots.get(form, word) == word for form, word in p.items())]
         facts = all(slots[key] in values for key, values in self.facts.items() if key in slots)
         known = {d for t in self.details.values() for d in t} if kind == "recall" else self.details[kind]
-        return (
-            bool(pronouns) and facts and slots.get("season", "spring") in SEASONS and slots["detail"] in known
-        )
+        return bool(pronouns) and facts and slots.get("season", "spring") in SEASONS and slots["detail"] in known
 
 
 def _match(pattern: Sequence[str], words: Sequence[str]) -> Slots | None:

@@ -68,8 +68,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "on long {season} evenings {name} played cards for money with a {detail} , "
         "and the {detail} never let the {job} win .",
         "{sub} met a {detail} in {city} who taught the {job} darts , and soon the {detail} had lost twice .",
-        "nobody in {city} loved chess like {name} , except the {detail} ; "
-        "{sub} played the {detail} every {season} .",
+        "nobody in {city} loved chess like {name} , except the {detail} ; {sub} played the {detail} every {season} .",
     ),
     "home": (
         "the house of {name} in {city} had a {detail} door for the {animal} , "

@@ -174,9 +174,7 @@ class Statistics:
 def table(**corpora: Statistics) -> Table:
     """The statistics of each named corpus beside those of real plans; print it with `rich.print`."""
     columns = {name: statistics.rows() for name, statistics in corpora.items()} | {"real plans": REAL_PLANS}
-    shown = Table(
-        caption="real plans: Planned Diffusion's sparse checkpoint on AlpacaEval, independent audit"
-    )
+    shown = Table(caption="real plans: Planned Diffusion's sparse checkpoint on AlpacaEval, independent audit")
     for heading in ("", *columns):
         shown.add_column(heading, justify="right" if heading else "left")
     for row in dict.fromkeys(row for rows in columns.values() for row in rows):

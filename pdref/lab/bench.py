@@ -123,9 +123,7 @@ def _our_optimizer(model: Transformer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
 
-def _nanogpt(
-    path: Path, config: Config
-) -> tuple[Any, Callable[[Any, Tensor], Tensor], torch.optim.Optimizer]:
+def _nanogpt(path: Path, config: Config) -> tuple[Any, Callable[[Any, Tensor], Tensor], torch.optim.Optimizer]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no nanoGPT at {path}: give the path of its model.py")
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)

@@ -83,12 +83,10 @@ def run(
     if recipe.train.diffusion_share:
         arms.insert(1, Arm("diffusion", response=response_length(layouts)))
     questions = [document.prompt for document in corpus.held_out[:prompts]]
-    rows, found = compare(speaker, arms, questions, corpus.source, repeats=repeats, progress=console.log)
+    rows, found = compare(speaker, arms, questions, corpus.source, repeats=repeats, progress=lambda line: console.print(line, style="dim"))
     demo = Demo(speaker, rows, nats, seconds, folder)
     _write(demo, recipe, found)
-    console.print(
-        held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each")
-    )
+    console.print(held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each"))
     console.print(comparison_table(rows, f"The same {len(questions)} prompts, temperature 0, one checkpoint"))
     _conclude(demo, console)
     return demo
@@ -118,8 +116,8 @@ def small_example(speaker: Speaker) -> Layout:
     grammar = Grammar(grid=1, echo=False)
     text = (
         "name ada city oslo<topic>pet 3</topic><topic>home 3</topic>"
-        "<async>a cat slept</async><async>ada had rooms</async>"
-        "<sync/><topic>recall pet 3</topic><async>ask ada about</async><eos>"
+        "<async>the cat slept</async><async>the house had</async>"
+        "<sync/><topic>recall pet 3</topic><async>still spoke of</async><eos>"
     )
     clean = encode(parse(text), speaker.tokenizer, grammar)
     return Layout.concatenate([clean, clean.span_copy()[0]])
@@ -139,6 +137,4 @@ def _conclude(demo: Demo, console: Console) -> None:
             f"Fastest that keeps {GOOD:.0%} of spans right: [bold]{best.label}[/]: critical path "
             f"{best.shorter_path:.1f}x shorter than cached autoregression, wall clock {speeds}."
         )
-    console.print(
-        f"Open [bold]{demo.folder / 'player.html'}[/] to watch; table and figures are in {demo.folder}."
-    )
+    console.print(f"Open [bold]{demo.folder / 'player.html'}[/] to watch; table and figures are in {demo.folder}.")

@@ -125,10 +125,7 @@ def compare(
                 mean(len(g.tokens) - g.prompt_length for g in generations),
                 seconds[arm.label],
                 first.critical_path / path if first else 1.0,
-                {
-                    b: (first.seconds if first else seconds[arm.label])[b] / s
-                    for b, s in seconds[arm.label].items()
-                },
+                {b: (first.seconds if first else seconds[arm.label])[b] / s for b, s in seconds[arm.label].items()},
             )
         )
     return rows, found

@@ -267,9 +267,7 @@ class Player:
     `keys` makes the whole page listen to the keyboard, not only the focused player.
     """
 
-    def __init__(
-        self, generations: Mapping[str, Generation], tokenizer: Tokenizer, keys: bool = False
-    ) -> None:
+    def __init__(self, generations: Mapping[str, Generation], tokenizer: Tokenizer, keys: bool = False) -> None:
         if not generations:
             raise ValueError("nothing to play: give at least one generation")
         self.films = [_film(name, generation, tokenizer) for name, generation in generations.items()]

@@ -351,9 +351,7 @@ def _read(row: Mapping[str, Any], column: str, batch: int) -> float:
     return float(value)
 
 
-def _axes_of_quality(
-    axes: Axes, points: Sequence[tuple[float, float]], quality: str, latency: str, batch: int
-) -> None:
+def _axes_of_quality(axes: Axes, points: Sequence[tuple[float, float]], quality: str, latency: str, batch: int) -> None:
     x, y = zip(*points, strict=True)
     at_batch = f", batch of {batch}" if latency == "seconds" else ""
     axes.set(xlabel=AXIS_NAMES.get(latency, latency) + at_batch, ylabel=AXIS_NAMES.get(quality, quality))
@@ -398,7 +396,7 @@ def reveal_order(generation: Generation, tokenizer: Tokenizer) -> Chart:
                 shade = colours((revealed[cell.position] - 1) / max(1, last - 1))
                 axes.add_patch(Rectangle((column, row), 1, 1, facecolor=shade, edgecolor="white", lw=1.2))
                 text = "·" if cell.kind == "filler" else cell.text.strip()
-                size = min(8, 72 * wide / (0.64 * len(text) + 0.4))
+                size = min(8, 72 * wide / (0.7 * len(text) + 0.4))
                 ink = "white" if np.dot(shade[:3], (0.3, 0.59, 0.11)) < 0.55 else INK
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size, color=ink)
         several = len({stage for stage, _ in spans}) > 1

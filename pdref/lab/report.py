@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 
 import pdref
@@ -52,11 +53,14 @@ def as_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def comparison_table(rows: Sequence[Row], title: str) -> Table:
     """Quality, forwards and speed of each method; speed-ups are over the first row."""
     table = Table(
-        title=title, caption="path: forwards that wait for one another; ×: better than the first row by"
+        title=title,
+        caption="right: in percent; path: forwards that wait for one another; ×: better than the first row by",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("method", no_wrap=True)
     batches = list(rows[0].seconds)
-    for name in ("right\ndocs", "right\nspans", "nfe", "path", "×"):
+    for name in ("docs\nright", "spans\nright", "nfe", "path", "×"):
         table.add_column(name, justify="right")
     for batch in batches:
         table.add_column(f"ms/doc\nat {batch}", justify="right")
@@ -64,8 +68,8 @@ def comparison_table(rows: Sequence[Row], title: str) -> Table:
     for row in rows:
         cells = [
             row.label,
-            f"{row.documents_right:.1%}",
-            f"{row.spans_right:.1%}",
+            f"{100 * row.documents_right:.1f}",
+            f"{100 * row.spans_right:.1f}",
             f"{row.nfe:.0f}",
             f"{row.critical_path:.1f}",
             f"{row.shorter_path:.2f}",
@@ -84,15 +88,9 @@ def held_out_table(found: HeldOut, title: str) -> Table:
 
     def add(name: str, value: str, model: float, floor: float | None) -> None:
         known = floor is not None
-        table.add_row(
-            name, value, f"{floor:.2f}" if known else "–", f"{model / floor - 1:+.1%}" if known else "–"
-        )
+        table.add_row(name, value, f"{floor:.2f}" if known else "–", f"{model / floor - 1:+.1%}" if known else "–")
 
-    both = (
-        None
-        if found.floor_plan is None or found.floor_content is None
-        else found.floor_plan + found.floor_content
-    )
+    both = None if found.floor_plan is None or found.floor_content is None else found.floor_plan + found.floor_content
     add("plan", f"{found.plan:.2f}", found.plan, found.floor_plan)
     add("content, token by token", f"{found.content:.2f}", found.content, found.floor_content)
     add(
@@ -111,6 +109,4 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

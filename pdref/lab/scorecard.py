@@ -33,9 +33,7 @@ def score(
     corpus = build_corpus(checkpoint.recipe)
     some = corpus.held_out[:documents]
     nats = held_out(checkpoint.speaker, some, corpus.source, siblings=checkpoint.recipe.train.siblings)
-    console.print(
-        held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each")
-    )
+    console.print(held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each"))
     card: dict[str, Any] = {"nats": asdict(nats)}
     if corpus.source is None:
         texts = [document.text for document in some]
@@ -45,7 +43,7 @@ def score(
     arms = make_arms(checkpoint, corpus, ratios or RATIOS)
     draw = Draw(temperature, seeds=[seed + i for i in range(prompts)])
     questions = [document.prompt for document in corpus.held_out[:prompts]]
-    rows, _ = compare(checkpoint.speaker, arms, questions, corpus.source, draw, progress=console.log)
+    rows, _ = compare(checkpoint.speaker, arms, questions, corpus.source, draw, progress=lambda line: console.print(line, style="dim"))
     console.print(comparison_table(rows, f"The same {len(questions)} prompts, temperature {temperature:g}"))
     return card | {"rows": as_records(rows)}
 

@@ -20,20 +20,16 @@ from pdref.text.tags import Tag
 from pdref.text.tokenizer import Tokenizer
 
 CHARACTER, LINE = 0.078, 0.27  # inches
+SIGNS = {int(Tag.PAD): "·", int(Tag.MASK): ""}
 
 
-def token_strip(
-    lines: Mapping[str, Layout], tokenizer: Tokenizer, aligned: bool = False, width: float = 9.0
-) -> Chart:
+def token_strip(lines: Mapping[str, Layout], tokenizer: Tokenizer, aligned: bool = False, width: float = 9.0) -> Chart:
     """The first document of each layout as a line of cells, coloured by role, under its name.
 
     `aligned` gives a column one width in all lines, as for one text at several noise levels; `width` is in
     inches.
     """
-    texts = {
-        name: [_written(token, tokenizer) for token in layout.token[0].tolist()]
-        for name, layout in lines.items()
-    }
+    texts = {name: [_written(token, tokenizer) for token in layout.token[0].tolist()] for name, layout in lines.items()}
     spare = 2 + max(map(len, lines))
     room = int(width / CHARACTER) - spare
     with rc_context(STYLE):
@@ -51,9 +47,7 @@ def token_strip(
             ):
                 if at and at + size > room:
                     row, at = row + 1, 0.0
-                _cell(
-                    axes, at, row, size, text, INK if token == Tag.MASK else _pale(ROLE_COLOURS[Role(role)])
-                )
+                _cell(axes, at, row, size, text, INK if token == Tag.MASK else _pale(ROLE_COLOURS[Role(role)]))
                 at += size
             row += 1
         figure.set_size_inches(width, LINE * row)
@@ -70,11 +64,7 @@ def document_strip(layout: Layout, tokenizer: Tokenizer, width: float = 9.0) -> 
 
 
 def _written(token: int, tokenizer: Tokenizer) -> str:
-    return (
-        {Tag.PAD: "·", Tag.MASK: ""}.get(token)
-        if token in (Tag.PAD, Tag.MASK)
-        else tokenizer.decode([token]).strip() or "␣"
-    )
+    return SIGNS[token] if token in SIGNS else tokenizer.decode([token]).strip() or "␣"
 
 
 def _pale(colour: str) -> tuple[float, ...]:

@@ -122,18 +122,14 @@ def train(
     if not resume:
         (folder / "resume.pt").unlink(missing_ok=True)
     first = _restore(folder, recipe, model, optimizers)
-    layouts = [
-        encode(document, corpus.tokenizer, recipe.grammar, recipe.model.context) for document in corpus.train
-    ]
+    layouts = [encode(document, corpus.tokenizer, recipe.grammar, recipe.model.context) for document in corpus.train]
     batches = Batches(layouts, settings.batch, settings.seed)
     response = response_length(layouts)
     if settings.diffusion_share:
         _require_room(layouts, response, recipe.model.context)
 
     model.train()
-    steps = tqdm(
-        range(first, settings.steps), initial=first, total=settings.steps, disable=not progress, unit="step"
-    )
+    steps = tqdm(range(first, settings.steps), initial=first, total=settings.steps, disable=not progress, unit="step")
     started = time.perf_counter()
     with _Log(folder / "log.csv", first) as log:
         for step in steps:
@@ -264,18 +260,14 @@ def _save_progress(
     write_whole(folder / "resume.pt", lambda path: torch.save(state, path))
 
 
-def _restore(
-    folder: Path, recipe: Recipe, model: Transformer, optimizers: list[torch.optim.Optimizer]
-) -> int:
+def _restore(folder: Path, recipe: Recipe, model: Transformer, optimizers: list[torch.optim.Optimizer]) -> int:
     """Load an interrupted run into model and optimizer; returns the step to go on from."""
     path = folder / "resume.pt"
     if not path.is_file():
         return 0
     state = torch.load(path, weights_only=True)
     if state["recipe"] != recipe.dump():
-        raise ValueError(
-            f"{folder} holds an interrupted run of another recipe; choose another folder or start afresh"
-        )
+        raise ValueError(f"{folder} holds an interrupted run of another recipe; choose another folder or start afresh")
     model.load_state_dict(state["model"])
     for optimizer, inner in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(inner)

@@ -119,9 +119,7 @@ class Requests:
 
     def record(self, b: int, phase: Phase, start: int, tokens: Sequence[int]) -> None:
         """Add tokens at consecutive positions to the history."""
-        self.generations[b].history.append(
-            Event(phase, tuple(range(start, start + len(tokens))), tuple(tokens))
-        )
+        self.generations[b].history.append(Event(phase, tuple(range(start, start + len(tokens))), tuple(tokens)))
 
     def add(self, b: int, phase: Phase, tokens: Sequence[int], role: Role, stage: int) -> None:
         """Give request b tokens, to be read later."""
@@ -133,9 +131,7 @@ class Requests:
         """Shorten request b to `length` tokens and report it."""
         generation = self.generations[b]
         generation.cuts += (why,)
-        generation.history = [
-            kept for event in generation.history if (kept := event.before(length)).positions
-        ]
+        generation.history = [kept for event in generation.history if (kept := event.before(length)).positions]
         del self.builders[b].rows[length:]
         self.seen[b] = min(self.seen[b], length)
 
@@ -156,9 +152,7 @@ class Requests:
                 self.seen[b] = 0
         unread = [[row[0] for row in self.builders[b].rows[self.seen[b] :]] for b in rows]
         longest = max(map(len, unread))
-        tokens = torch.tensor(
-            [ids + [int(Tag.PAD)] * (longest - len(ids)) for ids in unread], device=self.device
-        )
+        tokens = torch.tensor([ids + [int(Tag.PAD)] * (longest - len(ids)) for ids in unread], device=self.device)
         starts = torch.tensor([self.seen[b] for b in rows], device=self.device)
         positions = starts[:, None] + torch.arange(longest, device=self.device)
         positions.clamp_(max=self.context - 1)  # fillers may run past the end; nobody reads them
@@ -219,9 +213,7 @@ class Requests:
         for b, generation in enumerate(self.generations):
             generation.tokens = self.tokens(b)
             if generation.problem is None:
-                generation.document, generation.problem = read_document(
-                    generation.tokens, self.tokenizer, self.grammar
-                )
+                generation.document, generation.problem = read_document(generation.tokens, self.tokenizer, self.grammar)
         return self.generations
 
 

@@ -67,8 +67,7 @@ class Canvas:
         layout = Layout.collate(spans)
         layout = replace(
             layout,
-            position=(layout.position + torch.tensor(starts)[:, None])
-            * layout.real,  # fillers stay in the context
+            position=(layout.position + torch.tensor(starts)[:, None]) * layout.real,  # fillers stay in the context
             stream=torch.full_like(layout.stream, int(Stream.NOISED)),
         )
         return cls(layout, torch.tensor(request))
@@ -103,18 +102,14 @@ def denoise(
     """
     tokens = canvas.layout.token.clone()  # [K, L]
     schedule = quotas((tokens == Tag.MASK).sum(1), canvas.request, unmasking.step_ratio)  # [K, S]
-    exhausted = schedule.cumsum(1) == schedule.sum(
-        1, keepdim=True
-    )  # [K, S] the last step of each span, and after
+    exhausted = schedule.cumsum(1) == schedule.sum(1, keepdim=True)  # [K, S] the last step of each span, and after
     never = torch.tensor([int(tag) for tag in forbidden], device=tokens.device)
     evaluate = _evaluator(requests, canvas, siblings)
     step = 0
     while (open_rows := (tokens == Tag.MASK).any(1).nonzero()[:, 0]).numel():
         hidden = evaluate(open_rows, tokens)  # [K', L, D]
         if requests.shifted:
-            hidden = hidden.roll(
-                1, dims=1
-            )  # a span begins with its given <async>, so nothing wraps into a mask
+            hidden = hidden.roll(1, dims=1)  # a span begins with its given <async>, so nothing wraps into a mask
         now = tokens[open_rows]  # [K', L]
         masked = now == Tag.MASK
         positions = canvas.layout.position[open_rows][masked]  # [N]
@@ -134,9 +129,7 @@ def denoise(
             for x in (_confidence(unmasking.order, drawn, seeds, positions, step), drawn.probability)
         )
         at = min(step, schedule.shape[1] - 1)
-        chosen = reveal(
-            unmasking, confidence, probability, masked, schedule[open_rows, at], exhausted[open_rows, at]
-        )
+        chosen = reveal(unmasking, confidence, probability, masked, schedule[open_rows, at], exhausted[open_rows, at])
         now = torch.where(chosen, now.masked_scatter(masked, drawn.token), now)
         tokens[open_rows] = now
         _record(requests, canvas, open_rows, chosen, now, siblings)
@@ -147,7 +140,7 @@ def denoise(
 def reveal(
     unmasking: Unmasking, confidence: Tensor, probability: Tensor, masked: Tensor, quota: Tensor, last: Tensor
 ) -> Tensor:
-    """Which `masked` positions [K, L] to reveal now, given each span's `quota` [K] and whether it is its `last` step."""
+    """Which `masked` positions [K, L] to reveal, given each span's `quota` [K] and whether this is its `last` step."""
     if unmasking.threshold is None:
         return most_confident(confidence, masked, quota)
     sure = masked & (probability >= unmasking.threshold)
@@ -189,9 +182,7 @@ def _evaluator(requests: Requests, canvas: Canvas, siblings: Siblings) -> Callab
     members = [(owner == b).nonzero()[:, 0] for b in owners]
     group = torch.nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)  # [Q, M]
     together = layout.map(lambda field: field[group].flatten(1))  # [Q, M L]
-    together = replace(
-        together, role=together.role.where((group >= 0).repeat_interleave(layout.shape[1], 1), Role.PAD)
-    )
+    together = replace(together, role=together.role.where((group >= 0).repeat_interleave(layout.shape[1], 1), Role.PAD))
     past = Layout.collate([requests.builders[b].build() for b in owners.tolist()])  # [Q, P]
     memory = requests.cache and requests.cache.prefix(owners, torch.stack([starts[m[0]] for m in members]))
     query = together if memory else Layout.concatenate([past, together])

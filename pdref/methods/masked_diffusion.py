@@ -87,9 +87,7 @@ def sample(
     rows = range(len(prompts))
     for b in rows:
         if requests.room(b) < length:
-            raise TooLong(
-                f"prompt {b} leaves {requests.room(b)} tokens of {requests.context}; {length} are asked for"
-            )
+            raise TooLong(f"prompt {b} leaves {requests.room(b)} tokens of {requests.context}; {length} are asked for")
     builder = LayoutBuilder(speaker.tokenizer, speaker.grammar)
     builder.add([Tag.MASK] * length, Role.CONTENT, 0, 0)
     canvas = Canvas.of([builder.build()] * len(prompts), list(rows), [requests.length(b) for b in rows])

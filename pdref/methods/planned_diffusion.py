@@ -244,9 +244,7 @@ def _write_plans(requests: Requests, rows: Sequence[int], stage: int, bounds: Bo
         if end in (Tag.SYNC, Tag.EOS):
             requests.fail(b, MisplacedTag(f"the plan of stage {stage} ends in {Tag(end).text}"))
         elif end != Tag.ASYNC:
-            _keep_items(
-                requests, b, starts[b], requests.tokens(b)[starts[b] :].count(Tag.END_TOPIC), "ran away"
-            )
+            _keep_items(requests, b, starts[b], requests.tokens(b)[starts[b] :].count(Tag.END_TOPIC), "ran away")
 
 
 def _sized(requests: Requests, b: int, start: int, factor: float) -> Sized:
@@ -267,9 +265,7 @@ def _sized(requests: Requests, b: int, start: int, factor: float) -> Sized:
             break
         fitting.append((item, length))
     if not fitting:
-        requests.fail(
-            b, LengthOutOfRange(f"{plan[0].topic!r} plans more than the context of {requests.context} holds")
-        )
+        requests.fail(b, LengthOutOfRange(f"{plan[0].topic!r} plans more than the context of {requests.context} holds"))
     elif len(fitting) < len(plan):
         _keep_items(requests, b, start, len(fitting), f"does not fit the context of {requests.context}")
     return fitting
@@ -281,9 +277,7 @@ def _keep_items(requests: Requests, b: int, start: int, count: int, why: str) ->
     requests.cut(b, ends[count - 1] + 1 if count else start, f"a plan {why}: cut after {count} items")
 
 
-def _fill(
-    requests: Requests, plans: dict[int, Sized], stage: int, unmasking: Unmasking, siblings: Siblings
-) -> None:
+def _fill(requests: Requests, plans: dict[int, Sized], stage: int, unmasking: Unmasking, siblings: Siblings) -> None:
     """Build the scaffolds, denoise them and put the finished spans into the requests."""
     spans, owners, starts = [], [], []
     for b, plan in plans.items():
@@ -307,6 +301,8 @@ def _fill(
 
 def _go_on(requests: Requests, b: int, after: int, stage: int, bounds: Bounds) -> bool:
     """Add what follows the finished stage; whether another stage begins."""
+    if after == Tag.ASYNC and requests.generations[b].cuts:
+        after = Tag.EOS  # the model would go on with the items that were cut
     if after == Tag.SYNC and stage + 1 < bounds.stages:
         requests.add(b, "commit", [after], Role.TAG, stage + 1)
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -19,18 +20,18 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
         scale = inverse_rms(x)
-        ctx.save_for_backward(x, gain, scale)
-        return (x * scale).mul_(gain)
+        unit = x * scale
+        ctx.save_for_backward(unit, gain, scale)
+        return unit * gain
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        x, gain, scale = ctx.saved_tensors
-        unit = x * scale  # y / g
-        d_gain = (dy * unit).flatten(0, -2).sum(0)
-        d_unit = dy * gain
-        along = (d_unit * unit).mean(-1, keepdim=True)  # the part that would change the length of x
-        return d_unit.addcmul_(unit, along, value=-1).mul_(scale), d_gain
+        unit, gain, scale = ctx.saved_tensors
+        product = dy * unit
+        d_gain = product.flatten(0, -2).sum(0)
+        along = (product @ gain / len(gain)).unsqueeze(-1)  # the part that would change the length of x
+        return (dy * gain).addcmul_(unit, along, value=-1).mul_(scale), d_gain
 
 
 def inverse_rms(x: Tensor) -> Tensor:
@@ -50,4 +51,4 @@ class RMSNorm(nn.Module):
         """[..., D] -> [..., D]."""
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight)
-        return (x * inverse_rms(x)).mul_(self.weight)
+        return F.rms_norm(x, self.weight.shape, self.weight, EPSILON)

@@ -63,9 +63,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.heads, self.key_heads = layer, config.heads, config.key_heads
         self.head_width = config.head_width
-        self.qkv = nn.Linear(
-            config.width, (config.heads + 2 * config.key_heads) * config.head_width, bias=False
-        )
+        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.key_heads) * config.head_width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
@@ -74,8 +72,8 @@ class Attention(nn.Module):
         """x [B, T, D], turn [B, T, 1, Dh/2] complex -> [B, T, D]."""
         B, T, D = x.shape
         H, G = self.heads, self.key_heads
-        qk, v = self.qkv(x).view(B, T, H + 2 * G, self.head_width).split([H + G, G], 2)
-        q, k = rotate(qk, turn).transpose(1, 2).split([H, G], 1)  # [B, H, T, Dh], [B, G, T, Dh]
+        qk, v = self.qkv(x).view(B, T, H + 2 * G, self.head_width).split_with_sizes([H + G, G], 2)
+        q, k = rotate(qk, turn).transpose(1, 2).split_with_sizes([H, G], 1)  # [B, H, T, Dh], [B, G, T, Dh]
         v = v.transpose(1, 2)
         if memory is not None:
             k, v = memory.extend(self.layer, k, v)
@@ -131,7 +129,7 @@ class Transformer(nn.Module):
         """
         if tokens.dtype != torch.int64 or tokens.shape != positions.shape or tokens.dim() != 2:
             raise ValueError(
-                f"tokens and positions are int64 [B, T], not {tokens.dtype} {list(tokens.shape)}, {list(positions.shape)}"
+                f"tokens and positions are int64 [B, T]; got {tokens.dtype} {[*tokens.shape]}, {[*positions.shape]}"
             )
         try:
             turn = torch.view_as_complex(self.turns[positions])[:, :, None]  # [B, T, 1, Dh/2]
@@ -170,5 +168,5 @@ def turns(context: int, head_width: int, base: float = 10_000.0) -> Tensor:
 
 def rotate(heads: Tensor, turn: Tensor) -> Tensor:
     """Turn pairs of features by their position: heads [B, T, H, Dh], turn [B, T, 1, Dh/2] complex."""
-    pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turn).flatten(-2)

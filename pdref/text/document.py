@@ -77,14 +77,8 @@ class Item:
         require_plain(self.topic, "topic")
         if not self.topic.strip() or self.topic != self.topic.strip():
             raise EmptyTopic(f"a topic is words without white space around them, not {self.topic!r}")
-        if (
-            isinstance(self.length, bool)
-            or not isinstance(self.length, int)
-            or not 1 <= self.length <= LONGEST
-        ):
-            raise LengthOutOfRange(
-                f"topic {self.topic!r} plans {self.length!r} cells; 1 to {LONGEST} may be planned"
-            )
+        if isinstance(self.length, bool) or not isinstance(self.length, int) or not 1 <= self.length <= LONGEST:
+            raise LengthOutOfRange(f"topic {self.topic!r} plans {self.length!r} cells; 1 to {LONGEST} may be planned")
 
     @classmethod
     def parse(cls, text: str) -> Item:
@@ -231,6 +225,8 @@ def _parse_stage(reader: _Reader, echo: bool) -> Stage:
         text, pads = reader.text(), 0
         while reader.take(Tag.PAD):
             pads += 1
+        if pads and isinstance(reader.next, str):
+            raise MisplacedTag(f"{Tag.PAD.text} stands before the text {reader.next!r}; fillers end a span")
         reader.close(Tag.ASYNC, Tag.END_ASYNC)
         if echo and len(spans) < len(plan):
             text = _strip_echo(text, plan[len(spans)].topic)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pdref.text.document import Item, LengthOutOfRange, PlannedDocument
-from pdref.text.tags import DocumentError, Tag
+from pdref.text.tags import DocumentError, Tag, require_plain
 from pdref.text.tokenizer import Tokenizer
 
 
@@ -82,9 +82,7 @@ class Layout:
             if value.dtype != torch.int64:
                 raise LayoutError(f"layout field {name} has dtype {value.dtype}, int64 is needed")
             if value.shape != self.token.shape:
-                raise LayoutError(
-                    f"layout field {name} has shape {list(value.shape)}, token {list(self.token.shape)}"
-                )
+                raise LayoutError(f"layout field {name} has shape {list(value.shape)}, token {list(self.token.shape)}")
             if value.device != self.token.device:
                 raise LayoutError(f"layout field {name} is on {value.device}, token on {self.token.device}")
 
@@ -124,9 +122,7 @@ class Layout:
         """
         in_span = self.span != NO_SPAN  # [B, T]
         count = in_span.sum(1)
-        order = (
-            (~in_span).to(torch.int8).argsort(dim=1, stable=True)[:, : int(count.max())]
-        )  # span tokens first
+        order = (~in_span).to(torch.int8).argsort(dim=1, stable=True)[:, : int(count.max())]  # span tokens first
         kept = torch.arange(order.shape[1], device=order.device) < count[:, None]  # [B, U]
         index = order.masked_fill(~kept, 0)
         copy = self.map(lambda field: field.gather(1, index))
@@ -139,16 +135,12 @@ class Layout:
 
     def in_place(self) -> Layout:
         """The released code's single stream: spans are noised where they stand."""
-        return replace(
-            self, stream=torch.where(self.span != NO_SPAN, int(Stream.IN_PLACE), int(Stream.CLEAN))
-        )
+        return replace(self, stream=torch.where(self.span != NO_SPAN, int(Stream.IN_PLACE), int(Stream.CLEAN)))
 
     @staticmethod
     def concatenate(layouts: Sequence[Layout]) -> Layout:
         """Side by side along T."""
-        return Layout(
-            **{name: torch.cat([getattr(x, name) for x in layouts], 1) for name, _ in layouts[0].items()}
-        )
+        return Layout(**{name: torch.cat([getattr(x, name) for x in layouts], 1) for name, _ in layouts[0].items()})
 
     @staticmethod
     def collate(layouts: Sequence[Layout]) -> Layout:
@@ -160,9 +152,7 @@ class Layout:
         stacked = {
             name: torch.cat(
                 [
-                    torch.nn.functional.pad(
-                        getattr(x, name), (0, longest - x.shape[1]), value=filler.get(name, 0)
-                    )
+                    torch.nn.functional.pad(getattr(x, name), (0, longest - x.shape[1]), value=filler.get(name, 0))
                     for x in layouts
                 ]
             )
@@ -185,7 +175,8 @@ class LayoutBuilder:
         self.rows += [(i, int(role), stage, span) for i in ids]
 
     def prompt(self, text: str) -> None:
-        """<bos> and the prompt."""
+        """<bos> and the prompt. Raises TagInText."""
+        require_plain(text, "prompt")
         self.add([Tag.BOS, *self.tokenizer.encode(text)], Role.PROMPT)
 
     def plan(self, plan: Sequence[Item], stage: int) -> None:
@@ -216,9 +207,7 @@ def prompt_layout(prompt: str, tokenizer: Tokenizer, grammar: Grammar) -> Layout
     return builder.build()
 
 
-def encode(
-    document: PlannedDocument, tokenizer: Tokenizer, grammar: Grammar, context: int | None = None
-) -> Layout:
+def encode(document: PlannedDocument, tokenizer: Tokenizer, grammar: Grammar, context: int | None = None) -> Layout:
     """The layout [1, T] of a whole document.
 
     Raises LengthMismatch if a span does not fill its cells, LengthOutOfRange if a planned span exceeds `context`
@@ -233,14 +222,10 @@ def encode(
         for k, (item, span) in enumerate(zip(stage.plan, stage.spans, strict=True)):
             planned = item.length * grammar.grid
             if context is not None and planned > context:
-                raise LengthOutOfRange(
-                    f"topic {item.topic!r} plans {planned} tokens; the context has {context}"
-                )
+                raise LengthOutOfRange(f"topic {item.topic!r} plans {planned} tokens; the context has {context}")
             content = tokenizer.encode(span.text) + [Tag.PAD] * span.pads
             if len(content) != planned:
-                raise LengthMismatch(
-                    f"span {item.topic!r} has {len(content)} tokens; its plan says {planned}"
-                )
+                raise LengthMismatch(f"span {item.topic!r} has {len(content)} tokens; its plan says {planned}")
             builder.open_span(item, s, k)
             builder.add(content, Role.CONTENT, s, k)
             builder.close_span(s, k)

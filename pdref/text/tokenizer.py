@@ -25,9 +25,7 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         for tag in Tag:
             if backend.token_to_id(tag.text) != tag:
-                raise ValueError(
-                    f"tokenizer gives {tag.text} the id {backend.token_to_id(tag.text)}, not {int(tag)}"
-                )
+                raise ValueError(f"tokenizer gives {tag.text} the id {backend.token_to_id(tag.text)}, not {int(tag)}")
         self._backend = backend
         self._words = isinstance(backend.model, models.WordLevel)
 
@@ -75,8 +73,9 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; inverse of `encode` (for word level: up to the width of white space)."""
         pieces = []
-        for is_tag, run in groupby(ids, key=lambda i: i < len(Tag)):
-            pieces += [Tag(i).text for i in run] if is_tag else [self._decode_plain(list(run))]
+        for is_tag, group in groupby(ids, key=lambda i: i < len(Tag)):
+            run = list(group)
+            pieces += [Tag(i).text for i in run] if is_tag else [self._decode_plain(run)]
         return "".join(pieces)
 
     def save(self, path: Path | str) -> None:

@@ -89,13 +89,8 @@ def test_blocks_keep_their_blank_lines() -> None:
 
 
 INTRODUCTION = "Interpreters that are constructed with this class obey all of the following conventions:\n"
-PARAGRAPH = (
-    "Return the text as a list of lines, at most as wide as the given number of columns, without ends.\n"
-)
-LONG = (
-    PARAGRAPH
-    + "Words that are longer than a line are cut, unless the caller asks for the contrary by name.\n"
-)
+PARAGRAPH = "Return the text as a list of lines, at most as wide as the given number of columns, without ends.\n"
+LONG = PARAGRAPH + "Words that are longer than a line are cut, unless the caller asks for the contrary by name.\n"
 
 
 def test_a_list_is_written_after_its_introduction_and_its_items_side_by_side() -> None:
@@ -111,9 +106,7 @@ def test_what_leans_on_a_paragraph_is_the_next_stage(opening: str) -> None:
     assert contents(f"{LONG}\n{opening}{PARAGRAPH}") == [[LONG], [opening + PARAGRAPH]]
 
 
-@pytest.mark.parametrize(
-    "opening", ["", "This function may ", "Italics may ", "Sockets may ", "Notebooks may "]
-)
+@pytest.mark.parametrize("opening", ["", "This function may ", "Italics may ", "Sockets may ", "Notebooks may "])
 def test_what_leans_on_nothing_is_a_sibling(opening: str) -> None:
     assert contents(f"{LONG}\n{opening}{PARAGRAPH}") == [[LONG, opening + PARAGRAPH]]
 

@@ -56,9 +56,7 @@ def test_only_the_second_node_has_several_candidates(source: PathStar) -> None:
         assert len({node for edge in edges for node in edge}) == source.nodes
         follow = [sum(a == node for a, _ in edges) for node in document.text.split()]
         assert follow == [source.degree, *[1] * (source.length - 2), 0]
-        assert all(sum(b == node for _, b in edges) == 1 for node in document.text.split()[1:]), (
-            "backwards it is plain"
-        )
+        assert all(sum(b == node for _, b in edges) == 1 for node in document.text.split()[1:]), "backwards it is plain"
 
 
 def test_edges_and_goal_come_in_any_order() -> None:
@@ -105,9 +103,7 @@ def test_following_edges_and_guessing_the_arm_earns_chance(source: PathStar) -> 
     ],
     ids=lambda value: value.text if isinstance(value, PlannedDocument) else "",
 )
-def test_paths_are_marked_place_by_place(
-    document: PlannedDocument, marks: tuple[bool, ...], walks: bool
-) -> None:
+def test_paths_are_marked_place_by_place(document: PlannedDocument, marks: tuple[bool, ...], walks: bool) -> None:
     assert SMALL.marks(document) == marks
     assert SMALL.is_walk(document) == walks
     right = document.text == "ba mi lo"

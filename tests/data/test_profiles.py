@@ -62,10 +62,7 @@ TEMPLATES = {
         "every {season} morning {name} the {job} carried a {detail} across {city} , "
         "because without the {detail} {sub} could not begin ."
     ),
-    "pet": (
-        "{pos} {animal} slept by the {detail} all {season} , "
-        "and {name} would not move the {detail} for anyone ."
-    ),
+    "pet": ("{pos} {animal} slept by the {detail} all {season} , and {name} would not move the {detail} for anyone ."),
     "recall": "years later {name} still spoke of the {detail} and of that {season} in {city} .",
 }
 
@@ -74,17 +71,14 @@ def small(names_choices: bool = True) -> Profiles:
     """A source with the grammar above."""
     source = Profiles(1, names_choices=names_choices)
     templates = {topic: {line: 1.0} for topic, line in TEMPLATES.items()}
-    vars(source).update(
-        facts=FACTS, details=DETAILS, templates=templates
-    )  # which it would else compute itself
+    vars(source).update(facts=FACTS, details=DETAILS, templates=templates)  # which it would else compute itself
     return source
 
 
 # A right document, written by hand. Fillers bring its words to the grid of 4: 22, 21, 19 and 15 of them.
 PROMPT = "name ada job baker city lyon animal cat"
 WORK = (
-    "every spring morning ada the baker carried a ledger across lyon , "
-    "because without the ledger she could not begin ."
+    "every spring morning ada the baker carried a ledger across lyon , because without the ledger she could not begin ."
 )
 PET = "her cat slept by the blanket all spring , and ada would not move the blanket for anyone ."
 RIGHT = (
@@ -271,9 +265,7 @@ def written(
             plan.append(Item(opening if topic == "opening" else topic, cells))
             spans.append(Span(text, cells * source.grammar.grid - count))
         built.append(Stage(tuple(plan), tuple(spans)))
-    return PlannedDocument(
-        " ".join(f"{key} {values[0]}" for key, values in source.facts.items()), tuple(built)
-    )
+    return PlannedDocument(" ".join(f"{key} {values[0]}" for key, values in source.facts.items()), tuple(built))
 
 
 CHOICES = list(itertools.product(PRONOUNS, SEASONS))

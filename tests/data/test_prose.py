@@ -47,9 +47,7 @@ def test_there_is_enough_to_train_on(corpus: Corpus) -> None:
     assert len(corpus.tokenizer) == 2048
 
 
-def test_every_document_fits_its_context_and_its_grid(
-    corpus: Corpus, documents: list[PlannedDocument]
-) -> None:
+def test_every_document_fits_its_context_and_its_grid(corpus: Corpus, documents: list[PlannedDocument]) -> None:
     for document in documents:
         assert encode(document, corpus.tokenizer, GRAMMAR, CONTEXT).shape[1] <= CONTEXT
         for stage in document.stages:
@@ -144,9 +142,7 @@ def digest() -> str:
 def test_another_process_with_other_hashes_makes_the_same() -> None:
     code = f"{inspect.getsource(sys.modules[__name__])}\nprint(digest())"
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest()
 
 
@@ -185,13 +181,9 @@ def test_the_table_stands_beside_real_plans() -> None:
 
 
 def test_small_sizes_give_small_documents(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry(
-        "m.f", "m.f(x)", "\n\n".join(f"Paragraph {i} says what there is to say of it." for i in range(90))
-    )
+    entry = Entry("m.f", "m.f(x)", "\n\n".join(f"Paragraph {i} says what there is to say of it." for i in range(90)))
     monkeypatch.setattr(prose, "collect", lambda: [entry])
-    built = prose.build(
-        500, Grammar(grid=4, echo=False), context=120, longest=40, annotator=RuleAnnotator(20, 40, 90)
-    )
+    built = prose.build(500, Grammar(grid=4, echo=False), context=120, longest=40, annotator=RuleAnnotator(20, 40, 90))
     assert len(built.train) > 5
     assert len(built.tokenizer) <= 500
     for document in built.train:

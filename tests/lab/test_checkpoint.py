@@ -12,10 +12,8 @@ from pdref.lab.recipe import Recipe
 from pdref.model.transformer import Transformer
 from pdref.text.tokenizer import Tokenizer
 
-RECIPE = Recipe.parse(
-    {"model": {"depth": 2, "context": 64, "share": 2}, "corpus": {"grid": 3, "echo": False}}
-)
-TOKENIZER = Tokenizer.words("ant bee cat 1 2".split())
+RECIPE = Recipe.parse({"model": {"depth": 2, "context": 64, "share": 2}, "corpus": {"grid": 3, "echo": False}})
+TOKENIZER = Tokenizer.words(["ant", "bee", "cat", "1", "2"])
 FILES = ["model.safetensors", "recipe.toml", "tokenizer.json"]
 
 
@@ -78,7 +76,7 @@ def fewer_heads(folder: Path) -> None:
 
 def more_words(folder: Path) -> None:
     """A tokenizer of another size."""
-    Tokenizer.words("ant bee cat dog 1 2".split()).save(folder / "tokenizer.json")
+    Tokenizer.words(["ant", "bee", "cat", "dog", "1", "2"]).save(folder / "tokenizer.json")
 
 
 def cut_short(folder: Path) -> None:

@@ -69,9 +69,7 @@ def other_torch(monkeypatch, folder):
 
 
 def torch_that_multiplies_wrongly(monkeypatch, folder):
-    monkeypatch.setattr(
-        torch.Tensor, "__matmul__", lambda a, b: a + b if a.dtype == torch.float32 else a.mm(b)
-    )
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: a + b if a.dtype == torch.float32 else a.mm(b))
 
 
 def no_triton(monkeypatch, folder):
@@ -210,7 +208,5 @@ def test_every_direct_dependency_is_locked_and_torch_is_one_version_everywhere()
     for requirement in direct:
         name, pin = re.match(r"([\w.-]+)(?:==([^\s;]+))?", requirement).groups()
         assert name in locked, f"{name} is in pyproject.toml but not in requirements.lock"
-        assert pin in (None, locked[name]), (
-            f"pyproject.toml pins {requirement}, requirements.lock {locked[name]}"
-        )
+        assert pin in (None, locked[name]), f"pyproject.toml pins {requirement}, requirements.lock {locked[name]}"
     assert locked["torch"] == doctor.TORCH_PIN

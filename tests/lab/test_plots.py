@@ -62,12 +62,8 @@ def test_a_cell_has_the_colour_of_its_keys_role_or_is_white(layout: Layout, sibl
 def test_ticks_are_tokens_and_queries_may_differ_from_keys():
     copy = CLEAN.span_copy()[0]
     axes = attention_mask(copy, BOTH, TOKENIZER).axes[0]
-    assert [t.get_text() for t in axes.get_yticklabels()] == [
-        TOKENIZER.decode([t]) for t in copy.token[0].tolist()
-    ]
-    assert [t.get_text() for t in axes.get_xticklabels()] == [
-        TOKENIZER.decode([t]) for t in BOTH.token[0].tolist()
-    ]
+    assert [t.get_text() for t in axes.get_yticklabels()] == [TOKENIZER.decode([t]) for t in copy.token[0].tolist()]
+    assert [t.get_text() for t in axes.get_xticklabels()] == [TOKENIZER.decode([t]) for t in BOTH.token[0].tolist()]
     numbers = attention_mask(copy, BOTH).axes[0].get_yticklabels()
     assert [t.get_text() for t in numbers] == [str(t) for t in copy.token[0].tolist()]
 
@@ -208,9 +204,7 @@ ROWS = [
 
 def test_every_row_is_a_labelled_marker_and_step_ratios_are_joined_in_order():
     axes = latency_quality(ROWS).axes[0]
-    lines = {
-        line.get_label(): line.get_xydata().tolist() for line in axes.lines if line.get_marker() != "None"
-    }
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if line.get_marker() != "None"}
     assert lines == {
         "autoregressive": [[140, 0.98]],
         "planned": [[33, 0.8], [40, 0.96], [60, 0.97]],
@@ -237,9 +231,7 @@ def test_seconds_are_read_at_a_batch(key: type):
         latency_quality(ROWS, latency="seconds", batch=16)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float)), min_size=1, max_size=12)
-)
+@given(st.lists(st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float)), min_size=1, max_size=12))
 def test_the_frontier_is_what_nothing_dominates(points: list[tuple[float, float]]):
     def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
         return a != b and a[0] <= b[0] and a[1] >= b[1]
@@ -253,8 +245,7 @@ def test_the_dominated_area_lies_under_the_frontier():
     axes = latency_quality(ROWS).axes[0]
     area = axes.collections[0].get_paths()[0]
     inside = {
-        row["label"]: area.contains_point((row["critical_path"] + 0.5, row["spans_right"] - 0.001))
-        for row in ROWS
+        row["label"]: area.contains_point((row["critical_path"] + 0.5, row["spans_right"] - 0.001)) for row in ROWS
     }
     assert all(inside.values())
     assert not area.contains_point((39, 0.9)) and area.contains_point((41, 0.9))

@@ -86,7 +86,7 @@ def test_broken_toml_is_a_value_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_is_told_the_known_ones() -> None:
-    with pytest.raises(FileNotFoundError, match="no recipe 'cake': give a TOML file or one of .*profiles"):
+    with pytest.raises(FileNotFoundError, match=r"no recipe 'cake': give a TOML file or one of .*profiles"):
         Recipe.load("cake")
 
 
@@ -110,9 +110,7 @@ def test_the_same_recipe_is_the_same_corpus() -> None:
     assert one.train == other.train and one.held_out == other.held_out
     assert (len(one.train), len(one.held_out)) == (30, 10)
     reseeded = build_corpus(small().with_train(seed=1))
-    assert reseeded.train != one.train and reseeded.held_out == one.held_out, (
-        "all seeds are tested on the same"
-    )
+    assert reseeded.train != one.train and reseeded.held_out == one.held_out, "all seeds are tested on the same"
     assert not {str(d) for d in one.train} & {str(d) for d in one.held_out}
 
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from laws import worlds
-from laws.source import FiveSymbols, p_value
 from torch import Tensor
 
+from laws import worlds
+from laws.source import SPANS, FiveSymbols, p_value
 from pdref.methods import autoregressive, masked_diffusion, planned_diffusion
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.denoising import Order, Unmasking
@@ -38,9 +38,7 @@ def oracle_recovers(
     """Planned Diffusion with an oracle writes every target token for token, and its history leads there."""
     speaker, targets = worlds.oracle(grammar), worlds.documents(grammar.grid)
     prompts = [target.prompt for target in targets]
-    found = planned_diffusion.sample(
-        speaker, prompts, unmasking, siblings=siblings, plans=plans, cached=cached
-    )
+    found = planned_diffusion.sample(speaker, prompts, unmasking, siblings=siblings, plans=plans, cached=cached)
     for generation, target, layout in zip(found, targets, worlds.layouts(grammar), strict=True):
         assert generation.tokens == layout.token[0].tolist(), f"{target.prompt}: the target's tokens"
         assert generation.document == target
@@ -77,9 +75,7 @@ def spans_end_at_their_steps(step_ratio: float = 1.0) -> None:
             of_stage = (layout.role[0] == Role.CONTENT) & (layout.stage[0] == stage)
             own = set(of_stage.nonzero()[:, 0].tolist())
             steps = [set(event.positions) for event in events if own & set(event.positions)]
-            longest = max(
-                len(own & _span(layout, stage, k)) for k in range(int(layout.span[0][of_stage].max()) + 1)
-            )
+            longest = max(len(own & _span(layout, stage, k)) for k in range(int(layout.span[0][of_stage].max()) + 1))
             for k in range(int(layout.span[0][of_stage].max()) + 1):
                 span = own & _span(layout, stage, k)
                 last = max(i for i, revealed in enumerate(steps, 1) if revealed & span)
@@ -100,25 +96,62 @@ def _span(layout: Layout, stage: int, span: int) -> set[int]:
     return set(((layout.stage[0] == stage) & (layout.span[0] == span)).nonzero()[:, 0].tolist())
 
 
+def the_surest_goes_first() -> None:
+    """The first step reveals, in each span, the place of least entropy."""
+    source = FiveSymbols()
+    [generation] = planned_diffusion.sample(source.speaker, ["go"])
+    z = generation.tokens[source.places[0]]
+    chances = {place: torch.tensor([*source.conditional(place, {0: z}).values()]) for place in range(1, 5)}
+    surest = [min(span, key=lambda place: torch.special.entr(chances[place]).sum().item()) for span in SPANS]
+    first = next(event for event in generation.history if event.phase == "denoise")
+    assert list(first.positions) == [source.places[place] for place in surest]
+
+
+def deferring_ends_in_time() -> None:
+    """However unsure the model, the last of the S steps reveals all that was deferred."""
+    unmasking = Unmasking(0.5, threshold=1.0)
+    [generation] = planned_diffusion.sample(
+        worlds.inventor(), ["ada"], unmasking, plans=[[Item("sun", 5), Item("moon", 3)]]
+    )
+    steps = [event for event in generation.history if event.phase == "denoise" and event.positions[0] < 30]
+    assert len(steps) == 5
+    assert len(steps[0].positions) == 2, "one a span, since none is sure"
+
+
+def no_mask_is_ever_drawn() -> None:
+    """A model that gives <mask> all but a millionth still reveals a token a step, and no <mask>."""
+    grammar = Grammar(grid=4)
+    speaker = worlds.scripted(lambda _: Tag.EOS, grammar)
+    speaker.model.filler = Tag.MASK  # type: ignore[assignment]
+    with no_more_calls_than(speaker.model, 20):
+        [generation] = planned_diffusion.sample(speaker, ["ada"], plans=[[Item("sun", 1)]])
+    assert generation.critical_path == 1 + 4 + 1
+    assert Tag.MASK not in generation.tokens
+
+
+def a_cut_shortens_the_history() -> None:
+    """A plan by hand that fits in part is cut, and its history still leads to the tokens."""
+    speaker = worlds.scripted(lambda _: Tag.EOS, Grammar(grid=4), context=40)
+    plan = [Item("sun", 3), Item("moon", 5), Item("1920s", 1)]
+    [generation] = planned_diffusion.sample(speaker, ["ada"], plans=[plan])
+    assert generation.cuts == ("a plan does not fit the context of 40: cut after 1 items",)
+    assert worlds.replayed(generation) == generation.tokens
+    assert generation.document and generation.document.stages[0].plan == tuple(plan[:1])
+
+
 # What must not change a result: caching, company.
 
 
-def _autoregressive(
-    speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool
-) -> list[Generation]:
+def _autoregressive(speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool) -> list[Generation]:
     return autoregressive.sample(speaker, prompts, draw, limit=30, cached=cached)
 
 
-def _whole(
-    speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool
-) -> list[Generation]:
+def _whole(speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool) -> list[Generation]:
     return masked_diffusion.sample(speaker, prompts, 14, Unmasking(0.7), draw, cached)
 
 
 def _planned(siblings: Siblings, unmasking: Unmasking) -> Callable[..., list[Generation]]:
-    def sample(
-        speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool
-    ) -> list[Generation]:
+    def sample(speaker: Speaker, prompts: Sequence[str], plans: Any, draw: Draw, cached: bool) -> list[Generation]:
         bounds = Bounds(items=4, plan_tokens=40, stages=3)
         return planned_diffusion.sample(
             speaker, prompts, unmasking, draw, siblings=siblings, plans=plans, bounds=bounds, cached=cached
@@ -153,7 +186,7 @@ def result(generation: Generation) -> tuple[object, ...]:
 def company_and_cache_change_nothing(
     sampler: str = "planned, sparse", temperature: float = 0.0, by_hand: bool = False
 ) -> list[Generation]:
-    """Alone, in a batch, cached and uncached, a request with its seed gives the same result; its history leads there."""
+    """Alone, in a batch, cached and uncached, a request with its seed gives the same result, with its history."""
     speaker, sample = worlds.inventor(), SAMPLERS[sampler]
     plans = BY_HAND if by_hand else [None] * len(PROMPTS)
     draw = Draw(temperature, seeds=SEEDS)
@@ -189,8 +222,9 @@ def frequencies_match(
     return outcomes
 
 
-def bound_is_exact(source: FiveSymbols = FiveSymbols(), copies: int = 1, samples: int = 100) -> Likelihood:
+def bound_is_exact(named: bool = False, copies: int = 1, samples: int = 100) -> Likelihood:
     """With an exact model, plan and diffusion terms have the means -log p(z) and -log p(x | z) p(y | z)."""
+    source = FiveSymbols(named)
     batch = Layout.collate(source.layouts * copies)
     generator = torch.Generator().manual_seed(2)
     found = planned_diffusion.log_likelihood(source.speaker.model, batch, samples, generator)
@@ -209,6 +243,9 @@ def loss_is_the_formula() -> None:
     outcomes = list(source.joint)[5:8]
     batch = Layout.collate([source.layout(o) for o in outcomes])
     times = torch.tensor([0.5, 0.8, 0.3], dtype=torch.float64)[:, None].expand(batch.shape)
+    written = ["<topic>", "z", "1", "</topic>", "<topic>", "rest", "1", "</topic>", "<async>"]
+    z = [False] * 2 + [True] * len(written) + [False] * 7 + [True]  # <bos> go, the plan and its end, spans, <eos>
+    assert batch.planned.tolist() == [z] * 3
     terms = planned_diffusion.terms(source.speaker.model, batch, torch.Generator().manual_seed(3), times)
     expected_loss = expected_rest = 0.0
     masked_ever = 0
@@ -254,9 +291,7 @@ def ragged_batches_lose_nothing() -> None:
         for name in ("clean", "diffusion"):
             padded = torch.zeros(batch.shape[1], dtype=torch.float64)
             padded[: row.shape[1]] = getattr(alone, name)[0].nan_to_num()
-            assert torch.allclose(getattr(together, name)[b].nan_to_num(), padded, atol=1e-10), (
-                f"{name} of row {b}"
-            )
+            assert torch.allclose(getattr(together, name)[b].nan_to_num(), padded, atol=1e-10), f"{name} of row {b}"
     means = planned_diffusion.per_document_mean(together.plan + together.diffusion.nan_to_num(), batch)
     assert torch.allclose(means, torch.cat(losses))
 
@@ -287,9 +322,23 @@ def overheard(model: Transformer) -> Iterator[list[Call]]:
         handle.remove()
 
 
-def training_is_inference(
-    siblings: Siblings = "sparse", cached: bool = True, step_ratio: float = 0.4
-) -> None:
+@contextmanager
+def no_more_calls_than(model: Transformer, count: int) -> Iterator[None]:
+    """Fail, rather than run for ever, when a sampler asks the model more often."""
+    calls: list[object] = []
+
+    def listen(*call: object) -> None:
+        calls.append(call)
+        assert len(calls) <= count, f"more than {count} forwards"
+
+    handle = model.register_forward_hook(listen)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def training_is_inference(siblings: Siblings = "sparse", cached: bool = True, step_ratio: float = 0.4) -> None:
     """Whatever a sampler's model computed on the way, the training forward on the finished document computes too."""
     speaker = worlds.inventor()
     shapes = []
@@ -315,15 +364,11 @@ def _compare(model: Transformer, call: Call, layout: Layout, siblings: Siblings)
     trained = training_forward(model, layout, masked, siblings)
     # Inference denoises one stage at a time; what stands before its first span is clean.
     of_stage = layout.stage == layout.stage[masked].max() if masked.any() else masked
-    noised_from = (
-        int((of_stage & (layout.span != NO_SPAN)).nonzero()[0, 1]) if masked.any() else layout.shape[1]
-    )
+    noised_from = int((of_stage & (layout.span != NO_SPAN)).nonzero()[0, 1]) if masked.any() else layout.shape[1]
     for token, position, hidden in zip(*map(_flat, call), strict=True):
         if int(token) in (Tag.MASK, int(layout.token[0, position])):  # the rest is batch padding
             half = "noised" if position >= noised_from else "clean"
-            assert torch.allclose(hidden, trained[half][int(position)], atol=1e-10), (
-                f"{half} token at {int(position)}"
-            )
+            assert torch.allclose(hidden, trained[half][int(position)], atol=1e-10), f"{half} token at {int(position)}"
 
 
 def training_forward(
@@ -357,9 +402,7 @@ def sees(layout: Layout, query: int, key: int, siblings: Siblings) -> bool:
     if not noised[0]:
         return not noised[1] and position[1] <= position[0]  # a clean token sees its clean past
     if noised[1]:
-        return stage[0] == stage[1] and (
-            siblings == "dense" or span[0] == span[1]
-        )  # a noised one sees its region
+        return stage[0] == stage[1] and (siblings == "dense" or span[0] == span[1])  # a noised one sees its region
     earlier_stage = stage[1] < stage[0]
     own_plan = stage[1] == stage[0] and span[1] == NO_SPAN and position[1] < position[0]
     return earlier_stage or own_plan
@@ -404,7 +447,5 @@ def influence(model: Transformer, layout: Layout, mask: Tensor, queries: Sequenc
     finally:
         handle.remove()
     direction = torch.randn(hidden.shape[-1], generator=torch.Generator().manual_seed(5), dtype=hidden.dtype)
-    rows = [
-        torch.autograd.grad(hidden[0, i] @ direction, embedded[0], retain_graph=True)[0][0] for i in queries
-    ]
+    rows = [torch.autograd.grad(hidden[0, i] @ direction, embedded[0], retain_graph=True)[0][0] for i in queries]
     return torch.stack(rows).norm(dim=-1)

@@ -98,9 +98,7 @@ class Exact(Seer):
 class Scripted(Seer):
     """Says next what a function of the tokens so far says, and one word at every <mask>."""
 
-    def __init__(
-        self, script: Callable[[list[int]], int], filler: int, vocabulary: int, context: int
-    ) -> None:
+    def __init__(self, script: Callable[[list[int]], int], filler: int, vocabulary: int, context: int) -> None:
         super().__init__(vocabulary, context)
         self.script, self.filler = script, filler
 

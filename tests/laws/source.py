@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from laws.seers import Exact
 from scipy.stats import chisquare
 
+from laws.seers import Exact
 from pdref.methods.decoding import Speaker
 from pdref.methods.denoising import Order
 from pdref.text.document import Item
@@ -43,7 +43,7 @@ class FiveSymbols:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Two plan symbols and one symbol beside <pad>."""
-        return Tokenizer.words("go red blue rest a 1".split())
+        return Tokenizer.words(["go", "red", "blue", "rest", "a", "1"])
 
     @cached_property
     def joint(self) -> Law:
@@ -74,9 +74,7 @@ class FiveSymbols:
 
     def chance(self, known: dict[int, int]) -> float:
         """Probability that the places of `known` hold its symbols."""
-        return sum(
-            p for o, p in self.joint.items() if all(o[place] == symbol for place, symbol in known.items())
-        )
+        return sum(p for o, p in self.joint.items() if all(o[place] == symbol for place, symbol in known.items()))
 
     def conditional(self, place: int, known: dict[int, int], temperature: float = 1.0) -> dict[int, float]:
         """p(symbol at `place` | known), sharpened by the temperature."""
@@ -121,9 +119,7 @@ class FiveSymbols:
         """A model that knows every conditional of the joint exactly."""
         context = self.layouts[0].shape[1] + 1
         chances = torch.tensor(list(self.joint.values()), dtype=torch.float64)
-        return Speaker(
-            Exact(self.layouts, len(self.tokenizer), context, chances), self.tokenizer, self.grammar
-        )
+        return Speaker(Exact(self.layouts, len(self.tokenizer), context, chances), self.tokenizer, self.grammar)
 
     # What a sampler of spans must do, by enumeration of its every draw.
 

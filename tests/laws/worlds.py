@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 
 import torch
-from laws.seers import Exact, Grammatical, Scripted
 
+from laws.seers import Exact, Grammatical, Scripted
 from pdref.methods.decoding import Speaker
 from pdref.methods.generation import Generation
 from pdref.model.transformer import Config, Transformer
@@ -16,10 +16,10 @@ from pdref.text.layout import NO_SPAN, Grammar, Layout, Role, encode
 from pdref.text.tags import Tag
 from pdref.text.tokenizer import Tokenizer
 
-NAMES = "ada bo cy dee".split()
-TOPICS = "sun moon 1920s 4ever".split()
+NAMES = ["ada", "bo", "cy", "dee"]
+TOPICS = ["sun", "moon", "1920s", "4ever"]
 NUMBERS = [str(n) for n in range(10)] + ["99999"]
-WORDS = "ant bee cat dog elk fox".split()
+WORDS = ["ant", "bee", "cat", "dog", "elk", "fox"]
 TOKENIZER = Tokenizer.words([*NAMES, *TOPICS, *NUMBERS, *WORDS])
 V = len(TOKENIZER)
 
@@ -73,26 +73,23 @@ def inventor(grammar: Grammar | None = None, context: int = 120, seed: int = 15)
         for matrix in inner.blocks.parameters():
             matrix.mul_(3 if matrix.dim() > 1 else 1)  # so that what a token sees outweighs what it is
     names, topics, numbers, words = (ids(" ".join(kind)) for kind in (NAMES, TOPICS, "2345", WORDS))
-    follows: dict[int, list[int]] = {
-        **dict.fromkeys([Tag.BOS, *names], [Tag.TOPIC]),
-        Tag.TOPIC: topics,
-        **dict.fromkeys(topics, [*topics, *numbers]),
-        **dict.fromkeys(numbers, [Tag.END_TOPIC]),
-        Tag.END_TOPIC: [Tag.TOPIC, Tag.ASYNC],
-        **dict.fromkeys([Tag.ASYNC, Tag.PAD, *words], [Tag.PAD, *words, Tag.END_ASYNC]),
-        Tag.END_ASYNC: [Tag.SYNC, Tag.EOS],
-        Tag.SYNC: [Tag.TOPIC],
-    }
+    grammar_of_tokens: list[tuple[list[int], list[int]]] = [
+        ([Tag.BOS, Tag.SYNC, *names], [Tag.TOPIC]),
+        ([Tag.TOPIC], topics),
+        (topics, [*topics, *numbers]),
+        (numbers, [Tag.END_TOPIC]),
+        ([Tag.END_TOPIC], [Tag.TOPIC, Tag.ASYNC]),
+        ([Tag.ASYNC, Tag.PAD, *words], [Tag.PAD, *words, Tag.END_ASYNC]),
+        ([Tag.END_ASYNC], [Tag.SYNC, Tag.EOS]),
+        ([Tag.MASK, Tag.EOS], list(range(V))),
+    ]
     allowed = torch.zeros(V, V, dtype=torch.bool)
-    allowed[[Tag.MASK, Tag.EOS]] = True
-    for token, after in follows.items():
-        allowed[token, after] = True
+    for tokens, after in grammar_of_tokens:
+        allowed[torch.tensor(tokens)[:, None], torch.tensor(after)] = True
     return Speaker(Grammatical(inner, allowed), TOKENIZER, grammar or Grammar(grid=2))
 
 
-def scripted(
-    script: Callable[[list[int]], int], grammar: Grammar | None = None, context: int = 80
-) -> Speaker:
+def scripted(script: Callable[[list[int]], int], grammar: Grammar | None = None, context: int = 80) -> Speaker:
     """Says next what `script` says of the tokens so far, if there are any but <bos>, and "ant" at every mask."""
     return Speaker(
         Scripted(lambda said: script(said) if said[1:] else Tag.EOS, ids("ant")[0], V, context),
@@ -120,9 +117,7 @@ def read_layout(tokens: Sequence[int], echo: bool) -> Layout:
         outside = token in (Tag.SYNC, Tag.EOS)
         control = outside or token in (Tag.ASYNC, Tag.END_ASYNC)
         is_tag = control or (role == Role.CONTENT and given > 0)
-        rows.append(
-            (token, Role.TAG if is_tag else role, stage, NO_SPAN if outside or role == Role.PLAN else span)
-        )
+        rows.append((token, Role.TAG if is_tag else role, stage, NO_SPAN if outside or role == Role.PLAN else span))
         given -= role == Role.CONTENT and not control
         if token == Tag.END_TOPIC:
             topics.append(topic - 1)

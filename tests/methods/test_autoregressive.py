@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from laws import worlds
 from laws.checks import company_and_cache_change_nothing, result
 from laws.source import FiveSymbols, p_value
-
 from pdref.methods.autoregressive import document_nll, next_token_nll, objective, per_document_mean, sample
 from pdref.methods.decoding import Draw
 from pdref.text.layout import Grammar, Layout, Role
@@ -64,12 +64,8 @@ def test_an_exact_model_samples_the_joint() -> None:
     assert p_value(outcomes, source.planned) < 1e-9, "nothing is lost between the spans"
 
 
-@pytest.mark.parametrize(
-    ("limit", "context", "length"), [(7, 80, 9), (None, 20, 20), (18, 20, 20), (19, 20, 20)]
-)
-def test_what_does_not_end_is_cut_at_the_limit_or_the_context(
-    limit: int | None, context: int, length: int
-) -> None:
+@pytest.mark.parametrize(("limit", "context", "length"), [(7, 80, 9), (None, 20, 20), (18, 20, 20), (19, 20, 20)])
+def test_what_does_not_end_is_cut_at_the_limit_or_the_context(limit: int | None, context: int, length: int) -> None:
     speaker = worlds.scripted(lambda _: Tag.TOPIC, context=context)
     [generation] = sample(speaker, ["ada"], limit=limit)
     assert generation.cuts == (f"no <eos> within {length} tokens",)
@@ -95,9 +91,7 @@ def test_a_runaway_does_not_touch_its_neighbour() -> None:
 def test_the_seed_decides_and_temperature_0_does_not_ask_it() -> None:
     speaker = worlds.inventor()
     tokens = {
-        (temperature, seed): tuple(
-            sample(speaker, ["ada"], Draw(temperature, seeds=[seed]), limit=20)[0].tokens
-        )
+        (temperature, seed): tuple(sample(speaker, ["ada"], Draw(temperature, seeds=[seed]), limit=20)[0].tokens)
         for temperature in (0.0, 1.0)
         for seed in (1, 2)
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from laws import worlds
 
+from laws import worlds
 from pdref.methods.decoding import Draw, Requests, read_document
 from pdref.text.document import MissingLength
 from pdref.text.layout import Grammar, Role, TooLong

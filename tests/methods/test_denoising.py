@@ -6,13 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import worlds
-from laws.source import FiveSymbols
 from torch import Tensor
 
+from laws import worlds
+from laws.checks import deferring_ends_in_time, no_mask_is_ever_drawn, the_surest_goes_first
 from pdref.methods.decoding import Draw, Requests
 from pdref.methods.denoising import Canvas, Unmasking, denoise, quotas, reveal
-from pdref.methods.planned_diffusion import sample
 from pdref.ops.unmask.counters import gumbel, uniform
 from pdref.text.document import Item
 from pdref.text.layout import LayoutBuilder, Role, Stream
@@ -33,9 +32,7 @@ def test_quotas_at_r_1_are_one_token_a_step(lengths: list[int], data: st.DataObj
 
 @given(lengths=LENGTHS, ratio=st.sampled_from([0.01, 0.1, 0.25, 0.34, 0.5, 0.75, 0.99]), data=st.data())
 @settings(max_examples=100, deadline=None)
-def test_quotas_below_1_end_together_and_spread_evenly(
-    lengths: list[int], ratio: float, data: st.DataObject
-) -> None:
+def test_quotas_below_1_end_together_and_spread_evenly(lengths: list[int], ratio: float, data: st.DataObject) -> None:
     owners = data.draw(st.lists(st.integers(0, 3), min_size=len(lengths), max_size=len(lengths)))
     schedule = quotas(torch.tensor(lengths), torch.tensor(owners), ratio)
     for row, length, owner in zip(schedule.tolist(), lengths, owners, strict=True):
@@ -97,9 +94,7 @@ def test_a_threshold_defers_or_reveals(
 
 def test_a_tie_goes_from_left_to_right() -> None:
     flat = torch.zeros(1, 4)
-    chosen = reveal(
-        Unmasking(), flat, flat, torch.ones(1, 4).bool(), torch.tensor([2]), torch.tensor([False])
-    )
+    chosen = reveal(Unmasking(), flat, flat, torch.ones(1, 4).bool(), torch.tensor([2]), torch.tensor([False]))
     assert chosen[0].tolist() == [True, True, False, False]
 
 
@@ -136,17 +131,16 @@ def test_a_canvas_holds_each_span_at_its_own_place() -> None:
     assert canvas.request.tolist() == [1, 0]
 
 
-def test_the_surest_is_revealed_first() -> None:
-    source = FiveSymbols()
-    [generation] = sample(source.speaker, ["go"])
-    z = generation.tokens[source.places[0]]
-    entropies = {
-        place: -sum(p * torch.tensor(p).log().item() for p in source.conditional(place, {0: z}).values())
-        for place in range(1, 5)
-    }
-    first = next(event for event in generation.history if event.phase == "denoise")
-    surest = [min(span, key=lambda place: entropies[place]) for span in ((1, 2), (3, 4))]
-    assert list(first.positions) == [source.places[place] for place in surest]
+def test_the_surest_goes_first() -> None:
+    the_surest_goes_first()
+
+
+def test_deferring_ends_in_time() -> None:
+    deferring_ends_in_time()
+
+
+def test_no_mask_is_ever_drawn() -> None:
+    no_mask_is_ever_drawn()
 
 
 def test_a_random_order_is_no_order_of_draws() -> None:

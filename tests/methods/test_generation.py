@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+
 from laws import worlds
 from laws.checks import PROMPTS, SAMPLERS
-
 from pdref.methods.decoding import Draw
 from pdref.methods.generation import Event, Generation, Phase
 from pdref.text.tags import Tag
@@ -38,9 +38,7 @@ def test_seconds_add_up() -> None:
 def test_every_sampler_keeps_the_same_books(sampler: str) -> None:
     for generation in SAMPLERS[sampler](worlds.inventor(), PROMPTS, [None] * len(PROMPTS), Draw(), True):
         prompt, *events = generation.history
-        assert prompt.phase == "prompt" and prompt.tokens == tuple(
-            generation.tokens[: generation.prompt_length]
-        )
+        assert prompt.phase == "prompt" and prompt.tokens == tuple(generation.tokens[: generation.prompt_length])
         assert {event.phase for event in events} <= set(get_args(Phase))
         assert all(list(event.positions) == sorted(set(event.positions)) for event in generation.history)
         assert worlds.replayed(generation)[: len(generation.tokens)] == generation.tokens
@@ -52,9 +50,7 @@ def test_every_sampler_keeps_the_same_books(sampler: str) -> None:
 
 
 def test_a_token_is_revealed_once() -> None:
-    for generation in SAMPLERS["planned, sparse"](
-        worlds.inventor(), PROMPTS, [None] * len(PROMPTS), Draw(1.0), True
-    ):
+    for generation in SAMPLERS["planned, sparse"](worlds.inventor(), PROMPTS, [None] * len(PROMPTS), Draw(1.0), True):
         revealed = [p for event in generation.history if event.phase == "denoise" for p in event.positions]
         masked = [
             position

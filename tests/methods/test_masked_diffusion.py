@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from laws import worlds
 from laws.checks import company_and_cache_change_nothing, overheard
 from laws.source import FiveSymbols, p_value
-
 from pdref.methods import masked_diffusion
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.denoising import Order, Unmasking
@@ -31,9 +31,7 @@ def test_a_response_becomes_one_span_filled_with_pads(length: int) -> None:
         assert content.nonzero()[:, 0].tolist() == list(range(given, given + length))
         assert batch.token[b, content].tolist() == response + [Tag.PAD] * (length - len(response))
         assert batch.token[b, :given].tolist() == row.token[0, :given].tolist()
-        assert (batch.role[b, :given] == Role.PROMPT).all() and (
-            batch.role[b, given + length :] == Role.PAD
-        ).all()
+        assert (batch.role[b, :given] == Role.PROMPT).all() and (batch.role[b, given + length :] == Role.PAD).all()
         assert torch.equal(content, batch.span[b] == 0) and torch.equal(~content, batch.span[b] == NO_SPAN)
         assert torch.equal(content, batch.stream[b] == Stream.NOISED)
         assert (batch.stage[b] == 0).all()

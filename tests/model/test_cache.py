@@ -37,18 +37,14 @@ def at(positions: list[int], batch: int) -> Tensor:
     return torch.tensor(positions).expand(batch, -1)
 
 
-def read(
-    model: Transformer, cache: Cache, tokens: Tensor, positions: Tensor, rows: Tensor | None = None
-) -> Tensor:
+def read(model: Transformer, cache: Cache, tokens: Tensor, positions: Tensor, rows: Tensor | None = None) -> Tensor:
     writer = cache.at(positions, rows)
     return model(tokens, positions, writer.mask, writer)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("pieces", [[1] * T, [T], [5, 9], [1, 4, 1, 1, 7], [13, 1]], ids=str)
-def test_piece_by_piece_is_the_whole(
-    model: Transformer, tokens: Tensor, batch: int, pieces: list[int]
-) -> None:
+def test_piece_by_piece_is_the_whole(model: Transformer, tokens: Tensor, batch: int, pieces: list[int]) -> None:
     tokens, cache, start, parts = tokens[:batch], empty(model, batch), 0, []
     for size in pieces:
         positions = at(list(range(start, start + size)), batch)
@@ -112,9 +108,7 @@ def test_a_request_does_not_see_its_own_old_future(model: Transformer, tokens: T
     # A plan that is cut goes on from an earlier place; the slots behind it still hold what was cut.
     cache = empty(model, 3)
     read(model, cache, tokens.flip(0), at(list(range(T)), 3))
-    same(
-        read(model, cache, tokens[:, :5], at(list(range(5)), 3)), model(tokens[:, :5], at(list(range(5)), 3))
-    )
+    same(read(model, cache, tokens[:, :5], at(list(range(5)), 3)), model(tokens[:, :5], at(list(range(5)), 3)))
 
 
 @pytest.mark.parametrize("capacity", [4, 5])
@@ -140,9 +134,7 @@ def test_noised_spans_on_a_prefix_are_the_noised_stream_of_the_whole(
 
     for b, document in enumerate(documents):
         copy, _ = document.span_copy()
-        prefix = copy.position[copy.stage == 1].min()[
-            None
-        ]  # up to and including the plan of the second stage
+        prefix = copy.position[copy.stage == 1].min()[None]  # up to and including the plan of the second stage
         noised = copy.masked(copy.token == 9)  # every content token
         both = Layout.concatenate([document, noised])
         whole = model(both.token, both.position, sdpa_mask(both, both))[:, document.shape[1] :]
@@ -181,7 +173,5 @@ def test_reading_a_prefix_writes_nothing(model: Transformer, tokens: Tensor) -> 
 
 def test_the_cache_is_of_the_models_dtype(model: Transformer) -> None:
     cache = empty(model, 2, capacity=5)
-    assert (
-        cache.keys.shape == cache.values.shape == (2, 2, 2, 5, 4)
-    )  # layers, requests, key heads, slots, width
+    assert cache.keys.shape == cache.values.shape == (2, 2, 2, 5, 4)  # layers, requests, key heads, slots, width
     assert cache.keys.dtype == torch.float64

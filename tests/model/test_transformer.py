@@ -104,9 +104,7 @@ def test_an_output_depends_on_exactly_the_tokens_that_it_may_see(
     drawn: Callable[[str], Layout], siblings: Siblings, stream: str
 ) -> None:
     clean = drawn("czz<x><yy>|zz<x><>$_")
-    layout = (
-        Layout.concatenate([clean, clean.span_copy()[0]]) if stream == "two streams" else clean.in_place()
-    )
+    layout = Layout.concatenate([clean, clean.span_copy()[0]]) if stream == "two streams" else clean.in_place()
     model, embedded = build(), []
     hook = model.embed.register_forward_hook(lambda _, __, out: embedded.append(out))
     hidden = model(layout.token, layout.position, sdpa_mask(layout, layout, siblings))
@@ -115,9 +113,7 @@ def test_an_output_depends_on_exactly_the_tokens_that_it_may_see(
     gradients = [torch.autograd.grad(h @ upstream, embedded[0], retain_graph=True)[0][0] for h in hidden[0]]
     flows = torch.stack([gradient.abs().sum(-1) > 0 for gradient in gradients])
     # The residual stream carries a token to itself, which padding may not see by attention.
-    assert torch.equal(
-        flows, dense_mask(layout, layout, siblings)[0] | torch.eye(len(flows), dtype=torch.bool)
-    )
+    assert torch.equal(flows, dense_mask(layout, layout, siblings)[0] | torch.eye(len(flows), dtype=torch.bool))
 
 
 def test_converting_a_model_keeps_its_rotation() -> None:
@@ -137,9 +133,7 @@ def test_logits_are_a_linear_map_of_hidden_states() -> None:
     assert model.logits(hidden).shape == (2, 3, V)
 
 
-@pytest.mark.parametrize(
-    ("depth", "share", "key_heads"), [(1, 1, 1), (3, 1, 3), (4, 2, 2), (4, 4, 1), (2, 4, 1)]
-)
+@pytest.mark.parametrize(("depth", "share", "key_heads"), [(1, 1, 1), (3, 1, 3), (4, 2, 2), (4, 4, 1), (2, 4, 1)])
 def test_one_dial_sets_all_sizes(depth: int, share: int, key_heads: int) -> None:
     config = Config.of_depth(depth, vocabulary=V, context=C, share=share)
     assert config == Config(V, C, depth, 32 * depth, depth, key_heads)

@@ -44,9 +44,7 @@ def test_a_number_is_the_hash_of_seed_position_step_and_lane() -> None:
         return ((h >> 9) + 0.5) / 2**23
 
     for seed, position, step, lane in itertools.product((0, 2**31, 10**9), (0, 511), (0, 9), (0, 50_000)):
-        assert uniform(torch.tensor(seed), torch.tensor(position), step, lane).item() == one(
-            seed, position, step, lane
-        )
+        assert uniform(torch.tensor(seed), torch.tensor(position), step, lane).item() == one(seed, position, step, lane)
 
 
 def test_numbers_are_uniform() -> None:
@@ -79,9 +77,7 @@ def test_neighbours_are_independent(axis: int) -> None:
 def test_swapped_counters_do_not_collide() -> None:
     # Position 3 at step 5 is not position 5 at step 3: a sum of counters would make them one.
     seeds = torch.zeros(1, dtype=torch.int64)
-    draws = [
-        uniform(seeds, seeds + p, s, lane).item() for p, s, lane in itertools.product(range(9), repeat=3)
-    ]
+    draws = [uniform(seeds, seeds + p, s, lane).item() for p, s, lane in itertools.product(range(9), repeat=3)]
     assert len(set(draws)) == len(draws)
 
 
@@ -99,6 +95,4 @@ def test_a_row_is_the_same_alone_and_in_a_batch() -> None:
     together = gumbel(seeds, positions, 3, width=8)
     for n in range(3):
         assert torch.equal(gumbel(seeds[n : n + 1], positions[n : n + 1], 3, width=8)[0], together[n])
-    assert torch.equal(gumbel(seeds, positions, 3, width=4), together[:, :4]), (
-        "a wider vocabulary changes no draw"
-    )
+    assert torch.equal(gumbel(seeds, positions, 3, width=4), together[:, :4]), "a wider vocabulary changes no draw"

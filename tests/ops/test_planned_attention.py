@@ -99,9 +99,7 @@ def test_large_scores_pick_one_key_without_overflow(impl: Impl) -> None:
     q, k, v, mask = (x.float() if x.is_floating_point() else x for x in problem(9, 9, scale=1e5))
     out = planned_attention(q, k, v, mask, impl=impl)
     assert out.isfinite().all()
-    torch.testing.assert_close(
-        out.double(), by_loops(q.double(), k.double(), v.double(), mask), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(out.double(), by_loops(q.double(), k.double(), v.double(), mask), rtol=1e-5, atol=1e-5)
 
 
 @BOTH

@@ -24,12 +24,8 @@ def problem(N: int, D: int = 5, V: int = 11, scale: float = 1.0) -> tuple[Tensor
 @BOTH
 def test_it_is_the_negative_log_of_a_softmax_one_token_at_a_time(impl: Impl) -> None:
     hidden, unembedding, targets = problem(7)
-    for nats, h, y in zip(
-        token_nll(hidden, unembedding, targets, impl).tolist(), hidden, targets, strict=True
-    ):
-        scores = [
-            math.exp(sum(a * b for a, b in zip(h.tolist(), w, strict=True))) for w in unembedding.tolist()
-        ]
+    for nats, h, y in zip(token_nll(hidden, unembedding, targets, impl).tolist(), hidden, targets, strict=True):
+        scores = [math.exp(sum(a * b for a, b in zip(h.tolist(), w, strict=True))) for w in unembedding.tolist()]
         assert nats == pytest.approx(-math.log(scores[y] / sum(scores)), rel=1e-12)
 
 

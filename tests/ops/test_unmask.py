@@ -102,9 +102,7 @@ def test_another_step_seed_or_position_is_another_draw(change: dict[str, int]) -
     def tokens(step: int = 0, seed: int = 11, positions: int = 0) -> list[int]:
         hidden = torch.ones(200, 1, dtype=P.dtype)
         at = 1000 * positions + torch.arange(200)
-        return unmask(
-            hidden, P.log()[:, None], torch.full((200,), seed), at, step, temperature=1.0
-        ).token.tolist()
+        return unmask(hidden, P.log()[:, None], torch.full((200,), seed), at, step, temperature=1.0).token.tolist()
 
     assert tokens() == tokens()
     agreement = sum(a == b for a, b in zip(tokens(), tokens(**change), strict=True)) / 200
@@ -116,9 +114,7 @@ def test_another_step_seed_or_position_is_another_draw(change: dict[str, int]) -
 ROWS = st.integers(1, 12).flatmap(
     lambda L: st.lists(
         st.tuples(
-            st.lists(
-                st.sampled_from([-2.0, -1.0, 0.0, 0.5]), min_size=L, max_size=L
-            ),  # few values: many ties
+            st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5]), min_size=L, max_size=L),  # few values: many ties
             st.lists(st.booleans(), min_size=L, max_size=L),
             st.integers(0, 14),
         ),

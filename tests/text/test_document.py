@@ -56,9 +56,7 @@ def test_what_is_rendered_parses_to_the_same_document(document: PlannedDocument,
 
 
 # Texts in the format, composed without the code under test.
-_WORDS = st.sampled_from(
-    ["music", "1920s", "4", "-4", "<b>", "a\nb", "日本", "x < y >", "</topic ", "old  cat"]
-)
+_WORDS = st.sampled_from(["music", "1920s", "4", "-4", "<b>", "a\nb", "日本", "x < y >", "</topic ", "old  cat"])
 _TOPICS = st.lists(_WORDS, min_size=1, max_size=3).map(" ".join).map(str.strip)
 _TEXTS = st.lists(_WORDS, max_size=3).map("\n".join)
 
@@ -107,9 +105,7 @@ def test_the_length_of_an_item_is_its_last_number(words: str, item: Item) -> Non
 
 @settings(max_examples=300)
 @given(
-    pieces=st.lists(
-        st.sampled_from([*(tag.text for tag in Tag), "a 1", "a", "1", " ", "<b>", "-1"]), max_size=14
-    ),
+    pieces=st.lists(st.sampled_from([*(tag.text for tag in Tag), "a 1", "a", "1", " ", "<b>", "-1"]), max_size=14),
     echo=infer,
 )
 @example(pieces=["<topic>", "a 1", "</topic>", "<async>", "a", "</async>", "<eos>"], echo=True)
@@ -121,9 +117,7 @@ def test_any_soup_of_tags_is_a_document_or_breaks_a_named_rule(pieces: list[str]
 
 def test_an_echo_may_end_with_its_topic_when_the_span_is_empty() -> None:
     # A word-level tokenizer does not give back the space behind the topic.
-    assert parse("<topic>end 1</topic><async>end<pad></async><eos>", echo=True).stages[0].spans == (
-        Span("", 1),
-    )
+    assert parse("<topic>end 1</topic><async>end<pad></async><eos>", echo=True).stages[0].spans == (Span("", 1),)
 
 
 def test_a_topic_that_begins_another_topic_is_still_told_from_it() -> None:

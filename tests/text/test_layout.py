@@ -154,9 +154,7 @@ def test_the_copy_of_the_spans_leads_back_to_where_they_stand(
     layout = Layout.collate(rows)
     copy, index = layout.span_copy()
     kept = copy.role != Role.PAD
-    assert torch.equal(copy.stream == Stream.NOISED, kept), (
-        "every real token of the copy is noised, no filler is"
-    )
+    assert torch.equal(copy.stream == Stream.NOISED, kept), "every real token of the copy is noised, no filler is"
     for name, field in copy.items():
         if name != "stream":
             assert torch.equal(field[kept], getattr(layout, name).gather(1, index)[kept]), name

@@ -136,9 +136,7 @@ class Picture:
     drawing: str
     tokens: str
     siblings: Siblings = "sparse"
-    stream: str = (
-        "in place"  # "in place": spans are bidirectional where they stand; "two": clean, then noised copies
-    )
+    stream: str = "in place"  # "in place": spans are bidirectional where they stand; "two": clean, then noised copies
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Label, cells and sentence of each row."""
@@ -236,16 +234,12 @@ SHAPES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=
 EITHER = st.sampled_from(["sparse", "dense"])
 
 
-def by_loops(
-    pieces: list[Piece], sees: Callable[[Piece, Piece, Siblings], bool], siblings: Siblings
-) -> Tensor:
+def by_loops(pieces: list[Piece], sees: Callable[[Piece, Piece, Siblings], bool], siblings: Siblings) -> Tensor:
     return torch.tensor([[[sees(q, k, siblings) for k in pieces] for q in pieces]])
 
 
 @given(stages=SHAPES, siblings=EITHER)
-def test_in_one_stream_the_mask_is_the_stated_rule(
-    drawn: Draw, stages: list[list[int]], siblings: Siblings
-) -> None:
+def test_in_one_stream_the_mask_is_the_stated_rule(drawn: Draw, stages: list[list[int]], siblings: Siblings) -> None:
     pieces = pieces_of(stages)
     layout = drawn("".join(piece.kind for piece in pieces)).in_place()
     assert torch.equal(dense_mask(layout, layout, siblings), by_loops(pieces, sees_in_place, siblings))
@@ -253,9 +247,7 @@ def test_in_one_stream_the_mask_is_the_stated_rule(
 
 @settings(max_examples=50)
 @given(stages=SHAPES, siblings=EITHER)
-def test_in_two_streams_the_mask_is_the_stated_rule(
-    drawn: Draw, stages: list[list[int]], siblings: Siblings
-) -> None:
+def test_in_two_streams_the_mask_is_the_stated_rule(drawn: Draw, stages: list[list[int]], siblings: Siblings) -> None:
     pieces = pieces_of(stages)
     clean = drawn("".join(piece.kind for piece in pieces))
     both = Layout.concatenate([clean, clean.span_copy()[0]])
@@ -330,6 +322,4 @@ def test_queries_and_keys_may_be_parts_of_a_layout(drawn: Draw) -> None:
 def test_the_copy_is_the_only_noised_stream(drawn: Draw) -> None:
     layout = batch(drawn)
     seen_by_others = dense_mask(layout, layout) & (layout.stream != Stream.NOISED)[:, :, None]
-    assert not (seen_by_others & (layout.stream == Stream.NOISED)[:, None]).any(), (
-        "nobody reads a noised token"
-    )
+    assert not (seen_by_others & (layout.stream == Stream.NOISED)[:, None]).any(), "nobody reads a noised token"

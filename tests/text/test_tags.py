@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from pdref.text.tags import DocumentError, Tag, TagInText, UnknownTag, lex, require_known, require_plain
 
 PIECES = st.lists(
-    st.sampled_from(Tag)
-    | st.sampled_from(["<", "</topic", "<b>", "< pad >", "x", " ", "é"])
-    | st.text(max_size=4)
+    st.sampled_from(Tag) | st.sampled_from(["<", "</topic", "<b>", "< pad >", "x", " ", "é"]) | st.text(max_size=4)
 )
 
 

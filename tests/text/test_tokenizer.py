@@ -21,9 +21,7 @@ KNOWN = st.lists(st.sampled_from(["the", "music", "of", "a", "b", "1", "99"]), m
 PARTS = st.lists(
     st.tuples(st.builds(Item, KNOWN.filter(bool), st.just(1)), st.builds(Span, KNOWN)), min_size=1, max_size=3
 )
-STAGES_OF_WORDS = st.lists(
-    PARTS.map(lambda parts: Stage(*zip(*parts, strict=True))), min_size=1, max_size=3
-).map(tuple)
+STAGES_OF_WORDS = st.lists(PARTS.map(lambda parts: Stage(*zip(*parts, strict=True))), min_size=1, max_size=3).map(tuple)
 Fit = Callable[[PlannedDocument, Tokenizer, int], PlannedDocument]
 
 
@@ -91,9 +89,7 @@ def test_a_saved_tokenizer_is_read_back_as_it_was(tokenizer: Tokenizer, tmp_path
 def test_the_vocabulary_is_the_tags_and_each_word_once() -> None:
     tokenizer = Tokenizer.words(["b", "a", "b"])
     assert len(tokenizer) == len(Tag) + 2
-    assert tokenizer.encode("a b") == [len(Tag), len(Tag) + 1], (
-        "words are in order, whatever order they came in"
-    )
+    assert tokenizer.encode("a b") == [len(Tag), len(Tag) + 1], "words are in order, whatever order they came in"
 
 
 def test_byte_pairs_have_the_size_asked_for_and_shorten_what_they_know(byte_pairs: Tokenizer) -> None:

@@ -1,6 +1,7 @@
 """Attention under a mask, the operation on which every method here runs.
 
-    out[b, h, i] = sum_j softmax_j( q[b, h, i] . k[b, g(h), j] / sqrt(Dh)  over the j that mask[b, 0, i, j] allows ) v[b, g(h), j]
+    w[b, h, i, j] = softmax_j( q[b, h, i] . k[b, g(h), j] / sqrt(Dh) )  over the j that mask[b, 0, i, j] allows
+    out[b, h, i]  = sum_j w[b, h, i, j] v[b, g(h), j]
 
 g(h) = h // (H / G): consecutive query heads share a key head (grouped-query attention, arXiv 2305.13245).
 A query that may see nothing gets zeros.
@@ -36,12 +37,7 @@ def planned_attention(
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, impl: str) -> None:
     if impl not in ("naive", "torch", "auto"):
         raise ValueError(f"impl is 'naive', 'torch' or 'auto', not {impl!r}")
-    if (
-        not q.dim() == k.dim() == 4
-        or k.shape != v.shape
-        or q.shape[0] != k.shape[0]
-        or q.shape[-1] != k.shape[-1]
-    ):
+    if not q.dim() == k.dim() == 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)} are not [B, H, T, Dh], [B, G, S, Dh]"
         )
