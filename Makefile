@@ -15,11 +15,11 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb solutions/*.ipynb)
 # A kernel called python3 in the user's home must not hide the one in .venv.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: help env demo lab test lint clean
+.PHONY: help env demo lab test lint exercises clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 env: $(READY)  ## build .venv from requirements.lock (the others do it by themselves)
 	@echo ".venv is ready"
@@ -39,6 +39,9 @@ endif
 lint: $(READY)  ## ruff: rules and formatting
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+
+exercises: $(READY)  ## make the exercises from their solutions
+	$(PY) solutions/make_exercises.py
 
 clean:  ## remove .venv, builds and caches (out/ stays: it holds your results)
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage

@@ -120,7 +120,7 @@ DOCUMENTS = [
         "fillers before text",
         f"p{A}<async><pad>x</async><eos>",
         MisplacedTag,
-        "'x' stands where </async> should",
+        "stands before the text 'x'",
     ),
     text(
         "a filler in a topic",

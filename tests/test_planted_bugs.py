@@ -122,8 +122,8 @@ BUGS: dict[str, Bug] = {
     ),
     "stale keys: the commit is read and not kept": Bug(
         "pdref.model.cache:Writer.extend",
-        "self.cache.keys[layer]",
-        "(self.cache.keys[layer].clone() if 1 < k.shape[2] < self.end else self.cache.keys[layer])",
+        "store = self.cache.entries[layer]",
+        "store = self.cache.entries[layer].clone() if 1 < entries.shape[2] < self.end else self.cache.entries[layer]",
         ("training is inference", "company and cache change nothing"),
     ),
     "the next token is predicted from the padding": Bug(

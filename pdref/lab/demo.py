@@ -83,7 +83,9 @@ def run(
     if recipe.train.diffusion_share:
         arms.insert(1, Arm("diffusion", response=response_length(layouts)))
     questions = [document.prompt for document in corpus.held_out[:prompts]]
-    rows, found = compare(speaker, arms, questions, corpus.source, repeats=repeats, progress=lambda line: console.print(line, style="dim"))
+    rows, found = compare(
+        speaker, arms, questions, corpus.source, repeats=repeats, progress=lambda line: console.print(line, style="dim")
+    )
     demo = Demo(speaker, rows, nats, seconds, folder)
     _write(demo, recipe, found)
     console.print(held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each"))

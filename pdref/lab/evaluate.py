@@ -168,8 +168,8 @@ class HeldOut:
 
     @property
     def autoregressive_excess(self) -> float | None:
-        """Autoregressive nats above the floor, as a share of the floor."""
-        if self.floor_plan is None or self.floor_content is None:
+        """Autoregressive nats above the floor, as a share of the floor (None where it is 0 or unknown)."""
+        if self.floor_plan is None or self.floor_content is None or not self.floor_plan + self.floor_content:
             return None
         return (self.plan + self.content) / (self.floor_plan + self.floor_content) - 1
 
@@ -184,7 +184,7 @@ class HeldOut:
     @property
     def plan_excess(self) -> float | None:
         """The plan's nats above the floor, as a share of the floor."""
-        return None if self.floor_plan is None else self.plan / self.floor_plan - 1
+        return self.plan / self.floor_plan - 1 if self.floor_plan else None
 
 
 def held_out(

@@ -23,6 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from PIL import Image
 
 from pdref.lab.player import ROLE_COLOURS, SPAN_COLOURS, frames, topics
 from pdref.methods.generation import Generation
@@ -51,9 +52,11 @@ class Chart(Figure):
     """A figure that shows itself in a notebook."""
 
     def _repr_png_(self) -> bytes:
-        page = io.BytesIO()
+        page, small = io.BytesIO(), io.BytesIO()
         self.savefig(page, format="png", dpi=110, bbox_inches="tight")
-        return page.getvalue()
+        # A palette of 256 colours: a third of the bytes, and notebooks are kept in the repository.
+        Image.open(page).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        return small.getvalue()
 
 
 def save(figure: Figure, path: Path | str) -> list[Path]:

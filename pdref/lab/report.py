@@ -88,7 +88,7 @@ def held_out_table(found: HeldOut, title: str) -> Table:
 
     def add(name: str, value: str, model: float, floor: float | None) -> None:
         known = floor is not None
-        table.add_row(name, value, f"{floor:.2f}" if known else "–", f"{model / floor - 1:+.1%}" if known else "–")
+        table.add_row(name, value, f"{floor:.2f}" if known else "–", f"{model / floor - 1:+.1%}" if floor else "–")
 
     both = None if found.floor_plan is None or found.floor_content is None else found.floor_plan + found.floor_content
     add("plan", f"{found.plan:.2f}", found.plan, found.floor_plan)

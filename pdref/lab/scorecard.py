@@ -43,7 +43,9 @@ def score(
     arms = make_arms(checkpoint, corpus, ratios or RATIOS)
     draw = Draw(temperature, seeds=[seed + i for i in range(prompts)])
     questions = [document.prompt for document in corpus.held_out[:prompts]]
-    rows, _ = compare(checkpoint.speaker, arms, questions, corpus.source, draw, progress=lambda line: console.print(line, style="dim"))
+    rows, _ = compare(
+        checkpoint.speaker, arms, questions, corpus.source, draw, progress=lambda line: console.print(line, style="dim")
+    )
     console.print(comparison_table(rows, f"The same {len(questions)} prompts, temperature {temperature:g}"))
     return card | {"rows": as_records(rows)}
 

@@ -164,7 +164,7 @@ def _evaluator(requests: Requests, canvas: Canvas, siblings: Siblings) -> Callab
     starts = torch.tensor([requests.length(b) for b in owner.tolist()], device=layout.token.device)  # [K]
     if requests.cache is not None and siblings == "sparse":
         prefix = requests.cache.prefix(owner, starts)
-        slots = torch.arange(prefix.keys.shape[3], device=starts.device)
+        slots = torch.arange(prefix.entries.shape[3], device=starts.device)
         mask = torch.cat([slots < starts[:, None], layout.real], 1)[:, None, None]  # [K, 1, 1, P + L]
         everything = bool(mask.all())
 

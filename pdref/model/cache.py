@@ -15,16 +15,16 @@ from pdref.model.transformer import Config
 
 
 class Cache:
-    """K and V of B requests, [N, B, G, C, Dh] each; `capacity` C slots."""
+    """K and V of B requests in one tensor, [N, B, 2G, C, Dh]: G key heads, then G value heads; `capacity` C slots."""
 
     def __init__(self, config: Config, batch: int, capacity: int, like: Tensor) -> None:
-        shape = (config.layers, batch, config.key_heads, capacity, config.head_width)
-        self.keys, self.values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        shape = (config.layers, batch, 2 * config.key_heads, capacity, config.head_width)
+        self.entries = torch.zeros(shape, dtype=like.dtype, device=like.device)
 
     @property
     def capacity(self) -> int:
         """Slots per request."""
-        return self.keys.shape[3]
+        return self.entries.shape[3]
 
     def at(self, positions: Tensor, rows: Tensor | None = None) -> Writer:
         """Where a forward over `positions` [R, T] of the requests `rows` [R] (all, if None) reads and writes."""
@@ -32,8 +32,7 @@ class Cache:
 
     def prefix(self, rows: Tensor, lengths: Tensor) -> Prefix:
         """The first `lengths` [R] tokens of the requests `rows` [R], for spans that read and do not write."""
-        longest = int(lengths.max())
-        return Prefix(self.keys[:, rows, :, :longest], self.values[:, rows, :, :longest])
+        return Prefix(self.entries[:, rows, :, : int(lengths.max())])
 
 
 class Writer:
@@ -45,43 +44,36 @@ class Writer:
         if self.end > cache.capacity:
             raise ValueError(f"position {self.end - 1} is outside the cache of {cache.capacity} slots")
         R, T = positions.shape
-        self.where = (
-            (torch.arange(R, device=positions.device) if rows is None else rows)[:, None],
-            slice(None),
-            positions,
-        )
+        self.where = (torch.arange(R, device=positions.device) if rows is None else rows)[:, None], positions
         # One token of one request, or a batch in step, is one slice: the fast path of every decoding loop.
         aligned = rows is None and (R == 1 or bool((positions == positions[:1]).all()))
         self.slots = slice(self.end - T, self.end) if aligned else None
         self.mask = None if aligned and T == 1 else _see_past(positions, self.end)
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, entries: Tensor) -> Tensor:
         """See `Memory.extend`."""
-        return self._put(self.cache.keys[layer], k), self._put(self.cache.values[layer], v)
-
-    def _put(self, store: Tensor, new: Tensor) -> Tensor:
+        store = self.cache.entries[layer]
         if self.slots is not None:
-            store[:, :, self.slots] = new
+            store[:, :, self.slots] = entries
             return store[:, :, : self.end]
-        rows, _, positions = self.where
-        store[rows, :, positions] = new.transpose(1, 2)
-        seen = store if self.rows is None else store[self.rows]
-        return seen[:, :, : self.end]
+        rows, positions = self.where
+        store[rows, :, positions] = entries.transpose(1, 2)
+        return store[:, :, : self.end] if self.rows is None else store[self.rows, :, : self.end]
 
 
 class Prefix:
     """Frozen keys and values that every forward of a span reads before its own."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = keys, values
+    def __init__(self, entries: Tensor) -> None:
+        self.entries = entries
 
     def select(self, rows: Tensor) -> Prefix:
         """Only some of the rows, once the others are finished."""
-        return Prefix(self.keys[:, rows], self.values[:, rows])
+        return Prefix(self.entries[:, rows])
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, entries: Tensor) -> Tensor:
         """See `Memory.extend`."""
-        return torch.cat([self.keys[layer], k], 2), torch.cat([self.values[layer], v], 2)
+        return torch.cat([self.entries[layer], entries], 2)
 
 
 def _see_past(positions: Tensor, end: int) -> Tensor:

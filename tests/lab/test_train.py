@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,11 +239,12 @@ def test_the_log_tells_nats_by_role(whole: Path, layouts: list[Layout]) -> None:
 
 
 def test_the_loss_falls(tmp_path: Path, corpus: Corpus) -> None:
-    train(TINY.with_train(steps=60, diffusion_share=0.0), tmp_path, corpus, progress=False)
+    few = replace(corpus, train=corpus.train[:8])
+    train(TINY.with_train(steps=80, batch=8, diffusion_share=0.0), tmp_path, few, progress=False)
     log = read_log(tmp_path / "log.csv")
-    for name in ("loss", "plan", "content", "diffusion"):
-        first, last = log[name][:10], log[name][-10:]
-        assert sum(last) < 0.75 * sum(first), name
+    for name, share in {"loss": 0.75, "plan": 0.5, "content": 0.6, "diffusion": 0.95}.items():
+        first, last = log[name][:20], log[name][-20:]
+        assert sum(last) < share * sum(first), name
 
 
 def test_what_is_trained_is_what_is_saved(whole: Path, corpus: Corpus, layouts: list[Layout]) -> None:

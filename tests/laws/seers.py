@@ -45,7 +45,7 @@ class Seer(Transformer):
             raise IndexError(f"position {int(positions.max())} of {self.config.context}")
         keys = torch.stack([tokens, positions], -1)[:, None].to(self.embed.weight.dtype)  # [B, 1, T, 2]
         if memory is not None:
-            keys, _ = memory.extend(0, keys, keys)
+            keys = memory.extend(0, keys.expand(-1, 2, -1, -1))
         key_token, key_position = keys[:, 0].long().unbind(-1)  # [B, S]
         B, T, S = *tokens.shape, key_token.shape[1]
         if mask is not None:

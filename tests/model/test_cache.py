@@ -82,11 +82,11 @@ def test_some_rows_go_on_while_others_rest(model: Transformer, tokens: Tensor) -
     cache = empty(model, 3)
     read(model, cache, tokens[:, :6], at(list(range(6)), 3))
     rows = torch.tensor([2, 0])
-    kept = cache.keys[:, 1].clone(), cache.values[:, 1].clone()
+    kept = cache.entries[:, 1].clone()
     hidden = read(model, cache, tokens[rows, 6:9], at([6, 7, 8], 2), rows)
     whole = model(tokens, at(list(range(T)), 3))
     same(hidden, whole[rows, 6:9])
-    assert torch.equal(cache.keys[:, 1], kept[0]) and torch.equal(cache.values[:, 1], kept[1])
+    assert torch.equal(cache.entries[:, 1], kept)
     # The row that rested goes on later, alone and then beside the others.
     same(read(model, cache, tokens[1:2, 6:9], at([6, 7, 8], 1), torch.tensor([1])), whole[1:2, 6:9])
     same(read(model, cache, tokens[:, 9:], at(list(range(9, T)), 3)), whole[:, 9:])
@@ -152,7 +152,7 @@ def test_a_ragged_prefix_needs_a_mask_and_selects_its_rows(model: Transformer, t
     positions = lengths[:, None] + torch.arange(3)
     spans = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     prefix = cache.prefix(owners, lengths)
-    assert prefix.keys.shape[3] == 9, "as long as the longest"
+    assert prefix.entries.shape[3] == 9, "as long as the longest"
     written = torch.arange(9) < lengths[:, None]
     mask = torch.cat([written, torch.ones(3, 3, dtype=torch.bool)], 1)[:, None, None]
     together = model(spans, positions, mask, prefix)
@@ -166,12 +166,12 @@ def test_a_ragged_prefix_needs_a_mask_and_selects_its_rows(model: Transformer, t
 def test_reading_a_prefix_writes_nothing(model: Transformer, tokens: Tensor) -> None:
     cache = empty(model, 3)
     read(model, cache, tokens, at(list(range(T)), 3))
-    before = cache.keys.clone(), cache.values.clone()
+    before = cache.entries.clone()
     model(tokens[:, :3], at([5, 6, 7], 3), None, cache.prefix(torch.arange(3), torch.full((3,), 5)))
-    assert torch.equal(cache.keys, before[0]) and torch.equal(cache.values, before[1])
+    assert torch.equal(cache.entries, before)
 
 
 def test_the_cache_is_of_the_models_dtype(model: Transformer) -> None:
     cache = empty(model, 2, capacity=5)
-    assert cache.keys.shape == cache.values.shape == (2, 2, 2, 5, 4)  # layers, requests, key heads, slots, width
-    assert cache.keys.dtype == torch.float64
+    assert cache.entries.shape == (2, 2, 4, 5, 4)  # layers, requests, key and value heads, slots, width
+    assert cache.entries.dtype == torch.float64
