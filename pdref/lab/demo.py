@@ -5,22 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from pdref.lab import player, plots
-from pdref.lab.evaluate import Arm, HeldOut, Row, compare, held_out
+from pdref.lab.evaluate import HeldOut, Row, compare, held_out
 from pdref.lab.recipe import Recipe, build_corpus
 from pdref.lab.report import as_records, comparison_table, held_out_table, write_json
-from pdref.lab.train import read_log, response_length, train
+from pdref.lab.scorecard import RATIOS, make_arms
+from pdref.lab.train import read_log, train
 from pdref.methods.decoding import Speaker
 from pdref.methods.generation import Generation
 from pdref.text.document import parse
 from pdref.text.layout import Grammar, Layout, encode
 
-RATIOS = (1.0, 0.5, 0.34, 0.2, 0.1)
 GOOD = 0.95  # the share of right spans that a step ratio has to keep
 
 
@@ -78,14 +79,10 @@ def run(
     seconds = time.perf_counter() - start
 
     nats = held_out(speaker, corpus.held_out, corpus.source)
-    layouts = [encode(document, corpus.tokenizer, recipe.grammar) for document in corpus.train]
-    arms = [Arm("autoregressive"), *(Arm("planned", r) for r in ratios)]
-    if recipe.train.diffusion_share:
-        arms.insert(1, Arm("diffusion", response=response_length(layouts)))
+    arms = make_arms(recipe, corpus, ratios)
     questions = [document.prompt for document in corpus.held_out[:prompts]]
-    rows, found = compare(
-        speaker, arms, questions, corpus.source, repeats=repeats, progress=lambda line: console.print(line, style="dim")
-    )
+    progress = partial(console.print, style="dim")
+    rows, found = compare(speaker, arms, questions, corpus.source, repeats=repeats, progress=progress)
     demo = Demo(speaker, rows, nats, seconds, folder)
     _write(demo, recipe, found)
     console.print(held_out_table(nats, f"{nats.documents} held-out documents, {nats.response_tokens:.0f} tokens each"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -11,13 +12,13 @@ from rich.table import Table
 
 from pdref.lab.checkpoint import Checkpoint
 from pdref.lab.evaluate import Arm, compare, compressors, held_out, per_byte
-from pdref.lab.recipe import Corpus, build_corpus
+from pdref.lab.recipe import Corpus, Recipe, build_corpus
 from pdref.lab.report import as_records, comparison_table, held_out_table
 from pdref.lab.train import response_length
 from pdref.methods.decoding import Draw
 from pdref.text.layout import encode
 
-RATIOS = (1.0, 0.5, 0.34, 0.2, 0.1)
+RATIOS = (1.0, 0.5, 0.34, 0.2, 0.1, 0.05)
 
 
 def score(
@@ -40,22 +41,20 @@ def score(
         card["nats_per_byte"] = per_byte(nats, some) | compressors(texts)
         console.print(_bytes_table(card["nats_per_byte"], sum(len(text.encode()) for text in texts)))
         return card
-    arms = make_arms(checkpoint, corpus, ratios or RATIOS)
+    arms = make_arms(checkpoint.recipe, corpus, ratios or RATIOS)
     draw = Draw(temperature, seeds=[seed + i for i in range(prompts)])
     questions = [document.prompt for document in corpus.held_out[:prompts]]
-    rows, _ = compare(
-        checkpoint.speaker, arms, questions, corpus.source, draw, progress=lambda line: console.print(line, style="dim")
-    )
+    progress = partial(console.print, style="dim")
+    rows, _ = compare(checkpoint.speaker, arms, questions, corpus.source, draw, progress=progress)
     console.print(comparison_table(rows, f"The same {len(questions)} prompts, temperature {temperature:g}"))
     return card | {"rows": as_records(rows)}
 
 
-def make_arms(checkpoint: Checkpoint, corpus: Corpus, ratios: Sequence[float]) -> list[Arm]:
+def make_arms(recipe: Recipe, corpus: Corpus, ratios: Sequence[float]) -> list[Arm]:
     """Autoregression, diffusion of the whole response if it was trained, planned diffusion at every ratio."""
-    recipe = checkpoint.recipe
     arms = [Arm("autoregressive"), *(Arm("planned", r, recipe.train.siblings) for r in ratios)]
     if recipe.train.diffusion_share:
-        layouts = [encode(d, checkpoint.speaker.tokenizer, recipe.grammar) for d in corpus.train]
+        layouts = [encode(d, corpus.tokenizer, recipe.grammar) for d in corpus.train]
         arms.insert(1, Arm("diffusion", response=response_length(layouts)))
     return arms
 

@@ -138,6 +138,12 @@ CORRUPTIONS: dict[str, tuple[str, str, Sequence[bool], str]] = {
         [OK, OK, OK, NO],
         "is not as long as planned",
     ),
+    "a plan that wastes a cell": (
+        "recall pet 4|lyon .<pad></async><eos>",
+        "recall pet 5|lyon .<pad><pad><pad><pad><pad></async><eos>",
+        [OK, OK, OK, NO],
+        "is not as long as planned",
+    ),
     "a filler missing": ("anyone .<pad>", "anyone .", [OK, OK, NO, OK], "is not as long as planned"),
     "an empty span": (f"{WORK}<pad>", "<pad>", [OK, NO, OK, OK], "is not grammatical"),
     "a topic that is none": (

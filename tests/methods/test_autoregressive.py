@@ -74,9 +74,9 @@ def test_what_does_not_end_is_cut_at_the_limit_or_the_context(limit: int | None,
 
 
 def test_an_end_that_just_fits_is_no_cut() -> None:
-    ten = lambda said: Tag.EOS if len(said) == 9 else Tag.TOPIC  # noqa: E731
     for limit, context in ((8, 80), (None, 10)):
-        [generation] = sample(worlds.scripted(ten, context=context), ["ada"], limit=limit)
+        speaker = worlds.scripted(lambda said: Tag.EOS if len(said) == 9 else Tag.TOPIC, context=context)
+        [generation] = sample(speaker, ["ada"], limit=limit)
         assert generation.cuts == () and generation.tokens[-1] == Tag.EOS
 
 
