@@ -427,7 +427,7 @@ MODELS = [
     Malformed(
         "tokens of another dtype",
         ValueError,
-        "int64 [B, T]; got torch.int32 [1, 3]",
+        "tokens and positions are int64 [B, T]",
         lambda: forward(dtype=torch.int32),
     ),
     Malformed("as many tokens as not positions", ValueError, "[1, 2], [1, 3]", lambda: forward(columns=2)),

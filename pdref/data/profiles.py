@@ -186,9 +186,7 @@ class Profiles:
                     clash = [slot for slot in found[1] if slot in expected and found[1][slot] != expected[slot]]
                     wrong = f"contradicts {', '.join(clash)}" if clash else None
                     if not self.names_choices:
-                        shared = {
-                            slot: found[1][slot] for slot in ("season", "sub", "obj", "pos") if slot in found[1]
-                        } | shared
+                        shared = _shown_choices(found[1]) | shared
                 verdicts.append(wrong is None)
                 if wrong:
                     problems.append(f"span {item.topic!r} of stage {s} {wrong}: {span.text!r}")
@@ -282,6 +280,13 @@ class Profiles:
         facts = all(slots[key] in values for key, values in self.facts.items() if key in slots)
         known = {d for t in self.details.values() for d in t} if kind == "recall" else self.details[kind]
         return bool(pronouns) and facts and slots.get("season", "spring") in SEASONS and slots["detail"] in known
+
+
+def _shown_choices(slots: Slots) -> Slots:
+    """The season, and all forms of the pronoun, that a sentence shows; a form that two pronouns share tells neither."""
+    forms = {form: word for form, word in slots.items() if form in ("sub", "obj", "pos")}
+    who = [pronoun for pronoun in PRONOUNS.values() if forms and forms.items() <= pronoun.items()]
+    return {slot: slots[slot] for slot in ("season",) if slot in slots} | (who[0] if len(who) == 1 else {})
 
 
 def _match(pattern: Sequence[str], words: Sequence[str]) -> Slots | None:

@@ -92,7 +92,7 @@ def held_out_table(found: HeldOut, title: str) -> Table:
 
     both = None if found.floor_plan is None or found.floor_content is None else found.floor_plan + found.floor_content
     add("plan", f"{found.plan:.2f}", found.plan, found.floor_plan)
-    add("content, token by token", f"{found.content:.2f}", found.content, found.floor_content)
+    add("content and tags, by token", f"{found.content:.2f}", found.content, found.floor_content)
     add(
         "content, by diffusion (ELBO)",
         f"{found.bound:.2f} ± {found.bound_error:.2f}",

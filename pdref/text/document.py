@@ -7,7 +7,8 @@
 
 N counts grid cells: a span takes exactly `grid * N` tokens, fillers included. With `echo`, a span repeats its
 topic and a space before its content. Source: Planned Diffusion, released code; the number of a topic is its LAST
-word, so that "1920s music 4" asks for 4 cells (the released parser reads 19204 or 1920).
+word, so that "1920s music 4" asks for 4 cells (the released parser reads the
+first digits it meets and makes 190 tokens of it).
 """
 
 from __future__ import annotations

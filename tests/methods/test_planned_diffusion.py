@@ -476,10 +476,8 @@ def speak(first: str, forever: str, after: str, said: list[int]) -> int:
     if said[-1] == Tag.END_ASYNC:
         return worlds.ids(after)[0]
     stage = said[len(said) - said[::-1].index(Tag.SYNC) :] if Tag.SYNC in said else said[2:]
-    return next(
-        itertools.islice(itertools.chain(worlds.ids(first), itertools.cycle(worlds.ids(forever))), len(stage), None),
-        Tag.EOS,
-    )
+    plan = itertools.chain(worlds.ids(first), itertools.cycle(worlds.ids(forever)))
+    return next(itertools.islice(plan, len(stage), None), Tag.EOS)
 
 
 def run_wild(name: str, bounds: Bounds, context: int = 80) -> Generation:
