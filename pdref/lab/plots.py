@@ -321,10 +321,12 @@ def latency_quality(
             mine.sort(key=lambda pair: pair[1].get("step_ratio") or 0)
             x, y = zip(*(point for point, _ in mine), strict=True)
             axes.plot(x, y, color=colour, marker=marker, ms=8, lw=1.4, mec="white", label=method, zorder=3)
-            for point, row in mine:
+            for turn, (point, row) in enumerate(mine):
                 ratio = row.get("step_ratio") if len(mine) > 1 else None
                 text = row["label"] if ratio is None else f"r = {ratio:g}"
-                place = {"xytext": (-7, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+                # Ratios whose points crowd take turns above and below the line.
+                offset = (-7, 3) if ratio is None else (0, -14) if turn % 2 else (0, 6)
+                place = {"xytext": offset, "textcoords": "offset points", "ha": "right" if ratio is None else "center"}
                 axes.annotate(text, point, **place, fontsize=8, color=colour, zorder=4)
         _axes_of_quality(axes, points, quality, latency, batch)
         right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]

@@ -69,6 +69,12 @@ class TrainRecipe:
     seed: int = 0
     save_every: int = 100
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.warmup, self.save_every) < 1:
+            raise ValueError("steps, batch, warmup and save_every are at least 1")
+        if not 0 <= self.decay_from < 1 or not 0 <= self.diffusion_share <= 1:
+            raise ValueError("decay_from is in [0, 1) and diffusion_share in [0, 1]")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
