@@ -164,6 +164,7 @@ def test_the_copy_of_the_spans_leads_back_to_where_they_stand(
         assert home == (layout.span[b] != NO_SPAN).nonzero()[:, 0].tolist()
         assert kept[b].tolist() == sorted(kept[b].tolist(), reverse=True), "fillers come last"
     assert int(kept.sum(1).max()) == copy.shape[1], "the longest row needs no filler"
+    assert (index[~kept] == 0).all()
 
 
 def test_a_layout_without_spans_has_an_empty_copy(words: Tokenizer) -> None:
