@@ -113,9 +113,11 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width)
         self.unembed = nn.Linear(config.width, config.vocabulary, bias=False)
-        # Kept as pairs of real numbers: `.to(dtype)` would drop the imaginary part of complex ones.
-        table = torch.view_as_real(turns(config.context, config.head_width))  # [C, Dh/2, 2]
-        self.register_buffer("turns", table, persistent=False)
+        # How each head turns at each position: queries and keys by it, values not at all. Kept as pairs of real
+        # numbers, because `.to(dtype)` would drop the imaginary part of complex ones.
+        turn = turns(config.context, config.head_width)[:, None]  # [C, 1, Dh/2]
+        table = [turn] * (config.heads + config.key_heads) + [torch.ones_like(turn)] * config.key_heads
+        self.register_buffer("turns", torch.view_as_real(torch.cat(table, 1)), persistent=False)  # [C, H + 2G, Dh/2, 2]
 
     def forward(
         self,
@@ -135,7 +137,7 @@ class Transformer(nn.Module):
                 f"tokens and positions are int64 [B, T], not {tokens.dtype} {[*tokens.shape]}, {[*positions.shape]}"
             )
         try:
-            turn = self._turn(positions)  # [B, T, H + 2G, Dh/2]
+            turn = torch.view_as_complex(self.turns[positions])  # [B, T, H + 2G, Dh/2]
             x = self.embed(tokens)  # [B, T, D]
         except IndexError:
             raise ValueError(
@@ -146,13 +148,6 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block.forward(x, turn, mask, causal, memory, impl)
         return self.norm.forward(x)
-
-    def _turn(self, positions: Tensor) -> Tensor:
-        """How each head turns at `positions` [B, T]: queries and keys by the position, values not at all."""
-        turn = torch.view_as_complex(self.turns[positions])[:, :, None]  # [B, T, 1, Dh/2]
-        H, G = self.config.heads, self.config.key_heads
-        turning = turn.expand(-1, -1, H + G, -1)
-        return torch.cat([turning, torch.ones_like(turn).expand(-1, -1, G, -1)], 2)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
