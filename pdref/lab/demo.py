@@ -48,6 +48,14 @@ class Demo:
         }
 
     @property
+    def shown(self) -> list[str]:
+        """The methods worth watching side by side: one of each kind, and the fastest planned one that is good."""
+        first = {row.method: row.label for row in reversed(self.rows)}
+        best = self.fastest_good
+        wanted = {*first.values(), best.label if best else ""}
+        return [row.label for row in self.rows if row.label in wanted]
+
+    @property
     def fastest_good(self) -> Row | None:
         """Planned diffusion at the smallest step ratio that keeps enough spans right, if any does."""
         good = [row for row in self.rows if row.method == "planned" and row.spans_right >= GOOD]
@@ -104,7 +112,7 @@ def _write(demo: Demo, recipe: Recipe, found: dict[str, list[Generation]]) -> No
         plots.save(figure, folder / f"{name}.png")
     player.write_page(
         folder / "player.html",
-        {label: generations[0] for label, generations in found.items()},
+        {label: found[label][0] for label in demo.shown},
         speaker.tokenizer,
         "One prompt, answered by every method",
     )
