@@ -11,13 +11,12 @@ from rich.text import Text
 from pdref.lab import player
 from pdref.lab.checkpoint import Checkpoint
 from pdref.lab.recipe import build_corpus
-from pdref.lab.train import response_length
+from pdref.lab.train import trained_response_length
 from pdref.methods import autoregressive, masked_diffusion, planned_diffusion
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.denoising import Order, ThresholdMeaning, Unmasking
 from pdref.methods.generation import Generation
 from pdref.text.document import Item, parse_plan
-from pdref.text.layout import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +41,17 @@ def answer(checkpoint: Checkpoint, request: Request) -> Generation:
     if request.plan is not None and request.method != "planned":
         raise ValueError(f"a plan by hand is for the method 'planned', not {request.method!r}")
     speaker = checkpoint.speaker
+    corpus = build_corpus(checkpoint.recipe) if request.prompt is None or request.method == "diffusion" else None
     prompt = request.prompt
     if prompt is None:
-        held_out = build_corpus(checkpoint.recipe).held_out
-        prompt = held_out[request.seed % len(held_out)].prompt
+        prompt = corpus.held_out[request.seed % len(corpus.held_out)].prompt
     draw = Draw(request.temperature, request.top_p, seeds=[request.seed])
     unmasking = Unmasking(request.step_ratio, request.order, request.threshold, request.threshold_meaning)
     if request.method == "autoregressive":
         return autoregressive.sample(speaker, [prompt], draw)[0]
     if request.method == "diffusion":
-        corpus = build_corpus(checkpoint.recipe)
-        layouts = [encode(document, speaker.tokenizer, speaker.grammar) for document in corpus.held_out]
-        return masked_diffusion.sample(speaker, [prompt], response_length(layouts), unmasking, draw)[0]
+        length = trained_response_length(checkpoint.recipe, corpus)
+        return masked_diffusion.sample(speaker, [prompt], length, unmasking, draw)[0]
     plans = None if request.plan is None else [read_plan(request.plan)]
     return planned_diffusion.sample(speaker, [prompt], unmasking, draw, request.length_factor, plans=plans)[0]
 

@@ -86,7 +86,7 @@ def run(
     speaker = train(recipe, folder / "checkpoint", corpus, resume=resume)
     seconds = time.perf_counter() - start
 
-    nats = held_out(speaker, corpus.held_out, corpus.source)
+    nats = held_out(speaker, corpus.held_out, corpus.source, siblings=recipe.train.siblings)
     arms = make_arms(recipe, corpus, ratios)
     questions = [document.prompt for document in corpus.held_out[:prompts]]
     progress = partial(console.print, style="dim")

@@ -14,9 +14,8 @@ from pdref.lab.checkpoint import Checkpoint
 from pdref.lab.evaluate import Arm, compare, compressors, held_out, per_byte
 from pdref.lab.recipe import Corpus, Recipe, build_corpus
 from pdref.lab.report import as_records, comparison_table, held_out_table
-from pdref.lab.train import response_length
+from pdref.lab.train import trained_response_length
 from pdref.methods.decoding import Draw
-from pdref.text.layout import encode
 
 RATIOS = (1.0, 0.5, 0.34, 0.2, 0.1, 0.05)
 
@@ -54,8 +53,7 @@ def make_arms(recipe: Recipe, corpus: Corpus, ratios: Sequence[float]) -> list[A
     """Autoregression, diffusion of the whole response if it was trained, planned diffusion at every ratio."""
     arms = [Arm("autoregressive"), *(Arm("planned", r, recipe.train.siblings) for r in ratios)]
     if recipe.train.diffusion_share:
-        layouts = [encode(d, corpus.tokenizer, recipe.grammar) for d in corpus.train]
-        arms.insert(1, Arm("diffusion", response=response_length(layouts)))
+        arms.insert(1, Arm("diffusion", response=trained_response_length(recipe, corpus)))
     return arms
 
 

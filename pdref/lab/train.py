@@ -191,6 +191,11 @@ def response_length(layouts: list[Layout], grid: int = 8) -> int:
     return -(-longest // grid) * grid
 
 
+def trained_response_length(recipe: Recipe, corpus: Corpus) -> int:
+    """The length with which a run of `recipe` trained whole-response diffusion."""
+    return response_length([encode(document, corpus.tokenizer, recipe.grammar) for document in corpus.train])
+
+
 def read_log(path: Path | str) -> dict[str, list[float]]:
     """The columns of a training log; empty fields become NaN."""
     with open(path, newline="") as file:
