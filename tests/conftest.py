@@ -15,11 +15,16 @@ PyTorch runs on one thread, and hypothesis draws the same examples in every run 
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Callable
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads this when it is first imported
+
 from hypothesis import settings
 from hypothesis import strategies as st
 

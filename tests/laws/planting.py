@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from types import FunctionType
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -45,3 +50,39 @@ class Bug:
 def _function(found: Any) -> FunctionType:
     """The function within a property, a static or a class method."""
     return getattr(found, "fget", None) or getattr(found, "__func__", found)
+
+
+@contextmanager
+def planted_module(name: str, right: str, wrong: str, dependents: tuple[str, ...] = ()) -> Iterator[None]:
+    """The module `name` with `right` replaced by `wrong` in its source, for as long as the block runs.
+
+    For kernels, which Triton reads from their file: the changed source is written to a file of its own.
+    `dependents` are modules that hold functions of it and are imported anew, in this order.
+    """
+    names = [name, *dependents]
+    kept = {n: importlib.import_module(n) for n in names}
+    source = Path(kept[name].__file__ or "").read_text()
+    assert source.count(right) == 1, f"{name} says {right!r} {source.count(right)} times"
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "planted.py"
+        file.write_text(source.replace(right, wrong))
+        try:
+            spec = importlib.util.spec_from_file_location(name, file)
+            assert spec and spec.loader
+            module = importlib.util.module_from_spec(spec)
+            _put(name, module)
+            spec.loader.exec_module(module)
+            for dependent in dependents:
+                del sys.modules[dependent]
+                _put(dependent, importlib.import_module(dependent))
+            yield
+        finally:
+            for n, module in kept.items():
+                _put(n, module)
+
+
+def _put(name: str, module: ModuleType) -> None:
+    """Where `import` and attribute access look for a module."""
+    sys.modules[name] = module
+    package, _, last = name.rpartition(".")
+    setattr(sys.modules[package], last, module)

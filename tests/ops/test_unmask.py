@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from pdref.ops.unmask import Drawn, most_confident, nucleus, unmask
+from laws.planting import planted_module
+from pdref.lab.kernels.check import assert_within_budget
+from pdref.lab.kernels.problems import unmask_problem
+from pdref.ops.impl import Impl
+from pdref.ops.unmask import Drawn, most_confident, unmask
+from pdref.ops.unmask.naive import nucleus
 
 P = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05], dtype=torch.float64)
 
@@ -140,3 +145,85 @@ def test_ties_are_taken_from_left_to_right() -> None:
     masked = torch.tensor([[True, False, True, True, True]])
     chosen = most_confident(torch.zeros(1, 5), masked, torch.tensor([3]))
     assert chosen.tolist() == [[True, False, True, True, False]]
+
+
+# The kernel, interpreted on a CPU and compiled where there is a GPU.
+
+LANES = [("cpu", torch.float32), ("cpu", torch.float16)]
+if torch.cuda.is_available():
+    LANES = [("cuda", dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+
+
+def kernel_holds(
+    N: int, D: int, V: int, temperature: float = 1.0, scale: float = 1.0, device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    """The kernel draws what the definition draws, and is as sure of it."""
+    pytest.importorskip("triton")
+    problem = unmask_problem(N, D, V, L=min(N, 150), temperature=temperature, scale=scale)
+    assert_within_budget(problem, "triton", device, dtype)
+
+
+@pytest.mark.parametrize(("device", "dtype"), LANES)
+@pytest.mark.parametrize(("N", "D", "V"), [(1, 7, 2), (63, 64, 257), (100, 16, 1000), (257, 100, 300)])
+def test_the_kernel_is_within_its_error_budget(N: int, D: int, V: int, device: str, dtype: torch.dtype) -> None:
+    for temperature in (0.0, 1.0, 2.5):
+        kernel_holds(N, D, V, temperature, 1.0, device, dtype)
+
+
+@pytest.mark.parametrize(("device", "dtype"), LANES)
+def test_the_kernel_stands_large_logits(device: str, dtype: torch.dtype) -> None:
+    kernel_holds(257, 64, 300, 1.0, 300.0, device, dtype)
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_ten_thousand_draws_are_those_of_the_definition(impl: Impl) -> None:
+    if impl == "triton":
+        pytest.importorskip("triton")
+    generator = torch.Generator().manual_seed(0)
+    hidden, unembedding = torch.randn(10_000, 8, generator=generator), torch.randn(100, 8, generator=generator)
+    seeds, positions = torch.randint(2**62, (10_000,), generator=generator), torch.arange(10_000)
+    arguments = hidden, unembedding, seeds, positions, 5, 1.0
+    expected, found = unmask(*arguments, impl="naive"), unmask(*arguments, impl=impl)
+    assert torch.equal(found.token, expected.token)
+    torch.testing.assert_close(found.probability, expected.probability, rtol=1e-4, atol=1e-6)
+
+
+def test_the_torch_path_draws_the_same_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = unmask_problem(100, 8, 50)
+    whole = problem.call(problem.inputs, "torch")
+    monkeypatch.setattr("pdref.ops.unmask.KEPT", 150)
+    for name, value in problem.call(problem.inputs, "torch").items():
+        torch.testing.assert_close(value, whole[name])
+
+
+def test_a_nucleus_is_refused_by_the_kernel_and_auto_does_without_it() -> None:
+    with pytest.raises(ValueError, match="nucleus"):
+        draw(top_p=0.5, temperature=1.0, impl="triton")
+    assert draw(top_p=0.5, temperature=1.0, impl="auto").token.item() == 0
+
+
+KERNEL, SHARED = "pdref.ops.unmask.triton", "pdref.ops.vocabulary"
+BUGS = {
+    "words beyond the vocabulary count": (KERNEL, "tl.load(allowed + v, mask=v < V, other=0)", "(v == v)"),
+    "a stride of another matrix": (SHARED, "v[None, :].to(tl.int64) * stride_v", "v[None, :] * (stride_v + 1)"),
+    "missing rescale": (KERNEL, "s = s * rescale(m, larger)", "s = s"),
+    "the entropy's sum does not move with the maximum": (KERNEL, "(u + s * lower)", "u"),
+    "noise by the place in a tile": (KERNEL, "position, step, v)\n    best", "position, step, v % BV)\n    best"),
+    "noise without the step": (KERNEL, "((step.to(tl.uint32) + 1) * stride)", "stride"),
+    "a hash of 31 bits": (KERNEL, "h = (h ^ (h >> 13)) * 0xC2B2AE35", "h = (h ^ (h >> 13)) * 0x42B2AE35"),
+    "the token of the first tile": (KERNEL, "tile * BV + which", "which"),
+    "the last of equals": (KERNEL, "j[None, :] < i[:, None]", "j[None, :] > i[:, None]"),
+    "one too many": (KERNEL, "rank < tl.load(quota", "rank <= tl.load(quota"),
+    "what is visible is ranked too": (KERNEL, "before & rival[None, :]", "before"),
+    "every row is the first": (KERNEL, "row = tl.program_id(0).to(tl.int64) * L", "row = tl.program_id(0) * 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_in_the_kernel_turns_a_law_red(bug: str) -> None:
+    pytest.importorskip("triton")
+    module, right, wrong = BUGS[bug]
+    with planted_module(module, right, wrong, (KERNEL,) if module == SHARED else ()), pytest.raises(AssertionError):
+        kernel_holds(200, 16, 300)
+        kernel_holds(90, 8, 300, 0.0, 30.0)

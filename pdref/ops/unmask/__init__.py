@@ -3,8 +3,9 @@
     p = top_p(softmax(W h / temperature))      token = argmax_v [log p_v + g_v]      H = -sum_v p_v log p_v
 
 g is Gumbel noise from counters: it depends on a request's seed and a token's position alone, so a request draws the
-same tokens alone and in a batch, whatever runs beside it. Temperature 0 takes the most probable token; its confidence
-is that of temperature 1, since a one-point distribution would be equally sure everywhere.
+same tokens alone and in a batch, whatever runs beside it, and by whichever implementation. Temperature 0 takes the
+most probable token; its confidence is that of temperature 1, since a one-point distribution would be equally sure
+everywhere. Scores are float32 also for half-precision inputs, so that all implementations draw from one distribution.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pdref.ops.unmask.counters import gumbel
+from pdref.ops.impl import Impl, choose
+from pdref.ops.unmask.naive import most_confident_naive, unmask_naive
+
+KEPT = 2**24
+"""Scores that the torch path holds at a time, 64 MB."""
 
 
 class Drawn(NamedTuple):
@@ -35,44 +39,39 @@ def unmask(
     temperature: float = 0.0,
     top_p: float = 1.0,
     forbidden: Tensor | None = None,
+    impl: Impl = "auto",
 ) -> Drawn:
     """Draw a token per row: `hidden` [N, D], `unembedding` [V, D], `seeds` and `positions` [N] int64.
 
-    `forbidden` [F] int64 are tokens that are never drawn. Raises ValueError for a temperature below 0 or a top_p
-    outside (0, 1].
+    `forbidden` [F] int64 are tokens that are never drawn. A nucleus needs a row's probabilities in order, which one
+    pass over the vocabulary does not have: with `top_p` below 1 the kernel is refused, and auto takes torch. Raises
+    ValueError for a temperature below 0 or a top_p outside (0, 1].
     """
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(f"temperature is at least 0 and top_p in (0, 1], not {temperature} and {top_p}")
-    scores = F.linear(hidden, unembedding)  # [N, V]
-    if forbidden is not None:
-        scores = scores.index_fill(-1, forbidden, -torch.inf)
-    log_p = (scores / (temperature or 1.0)).log_softmax(-1)
-    if top_p < 1:
-        log_p = nucleus(log_p, top_p)
-    if temperature == 0:
-        token = log_p.argmax(-1)
-    else:
-        token = (log_p + gumbel(seeds, positions, step, log_p.shape[1]).to(log_p.dtype)).argmax(-1)
-    p = log_p.exp()
-    entropy = torch.special.entr(p).sum(-1)
-    return Drawn(token, p.gather(-1, token[:, None])[:, 0], entropy)
+    if top_p < 1 and impl == "triton":
+        raise ValueError(f"impl='triton' draws from all tokens, not from a nucleus of {top_p}; take 'torch'")
+    chosen = "torch" if impl == "auto" and top_p < 1 else choose(impl, hidden)
+    if chosen == "triton":
+        from pdref.ops.unmask.triton import unmask_triton
+
+        return Drawn(*unmask_triton(hidden, unembedding, seeds, positions, step, temperature, forbidden))
+    # The definition already does what stock PyTorch can; for many rows, a chunk of them at a time.
+    size = len(hidden) if chosen == "naive" else max(1, KEPT // len(unembedding))
+    parts = [
+        unmask_naive(h, unembedding, s, p, step, temperature, top_p, forbidden)
+        for h, s, p in zip(hidden.split(size or 1), seeds.split(size or 1), positions.split(size or 1), strict=True)
+    ]
+    return Drawn(*parts[0]) if len(parts) == 1 else Drawn(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def nucleus(log_p: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of tokens whose probability reaches `top_p`, renormalised; [N, V] -> [N, V]."""
-    ordered, order = log_p.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()  # probability of the better tokens
-    dropped = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, order, before >= top_p)
-    return log_p.masked_fill(dropped, -torch.inf).log_softmax(-1)
-
-
-def most_confident(confidence: Tensor, masked: Tensor, quota: Tensor) -> Tensor:
+def most_confident(confidence: Tensor, masked: Tensor, quota: Tensor, impl: Impl = "auto") -> Tensor:
     """The `quota` [R] most confident of each row's `masked` [R, L] positions, as booleans [R, L].
 
-    Equal confidences are taken from left to right.
+    Equal confidences are taken from left to right. Nothing waits for the device.
     """
-    order = confidence.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
-    return (rank < quota[:, None]) & masked
+    if choose(impl, confidence) == "triton":
+        from pdref.ops.unmask.triton import most_confident_triton
+
+        return most_confident_triton(confidence, masked, quota)
+    return most_confident_naive(confidence, masked, quota)
