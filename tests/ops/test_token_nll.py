@@ -147,6 +147,23 @@ def test_rows_without_a_gradient_are_not_computed_backward(monkeypatch: pytest.M
     assert gradient.any(1).nonzero()[:, 0].tolist() == [3, 17, 30]
 
 
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_a_small_upstream_gradient_does_not_vanish_in_half_precision(
+    impl: Impl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if impl == "triton":
+        pytest.importorskip("triton")
+    monkeypatch.setattr(chunked, "KEPT", 100)
+    hidden, unembedding, targets = problem(50, V=20)
+    exact = hidden.half().double().requires_grad_(), unembedding.half().double().requires_grad_()
+    half = [x.detach().half().requires_grad_() for x in exact]
+    upstream = torch.full((50,), 1e-4)
+    truth = torch.autograd.grad(token_nll(*exact, targets, "naive"), exact, upstream.double())
+    found = torch.autograd.grad(token_nll(*half, targets, impl), half, upstream)
+    for expected, gradient in zip(truth, found, strict=True):
+        assert (gradient.double() - expected).abs().max() < 2e-3 * expected.abs().max()
+
+
 # The kernel, interpreted on a CPU and compiled where there is a GPU.
 
 SIZES = [(1, 7, 1), (1, 16, 257), (63, 64, 100), (100, 40, 257), (257, 100, 300)]

@@ -63,9 +63,10 @@ class ChunkedNll(torch.autograd.Function):
         hidden, unembedding, targets, log_z = ctx.saved_tensors
         b = torch.where(targets < 0, 0.0, of_nats)
         a = b + of_log_z
-        # Rows are scaled to a largest weight of 1: a small upstream gradient must not vanish in half precision.
+        # Products see weights of at most 1: a small upstream gradient must not vanish in half precision.
         scale = torch.maximum(a.abs(), b.abs())  # [N]
         live = scale.nonzero()[:, 0]
+        largest = scale.max() if len(live) else scale.new_ones(())
         everything = len(live) == len(hidden)
         d_hidden = torch.empty_like(hidden) if everything else torch.zeros_like(hidden)
         d_unembedding = torch.zeros_like(unembedding, dtype=log_z.dtype)
@@ -75,13 +76,13 @@ class ChunkedNll(torch.autograd.Function):
             weights = a[rows] / s[:, 0], b[rows] / s[:, 0]
             gradient = ctx.steps.gradient(h, unembedding, targets[rows], log_z[rows], *weights)  # [n, V]
             d_hidden[rows] = (s * (gradient @ unembedding)).to(h.dtype)
-            weighted = (s * h).to(h.dtype)
+            weighted = (s / largest * h).to(h.dtype)
             if h.dtype == d_unembedding.dtype:
                 d_unembedding.addmm_(gradient.T, weighted)
             else:
                 d_unembedding += gradient.T @ weighted
             del gradient  # before the next chunk's is made
-        return d_hidden, d_unembedding.to(unembedding.dtype), None, None
+        return d_hidden, d_unembedding.mul_(largest).to(unembedding.dtype), None, None
 
 
 def _chunks(rows: int, vocabulary: int, scores: int) -> list[slice]:
