@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 
 class Tiles(NamedTuple):
@@ -32,9 +33,16 @@ class Tiles(NamedTuple):
         return (triton.cdiv(N, self.BN) * triton.cdiv(V, self.BV),)
 
 
-def tiles(dtype: torch.dtype) -> Tiles:
-    """Half precision fills the tensor cores; float32 is multiplied exactly (IEEE) by the ordinary ones."""
-    return Tiles(64, 64, 32, 4, 2) if dtype == torch.float32 else Tiles(128, 128, 64, 8, 3)
+def tiles(hidden: Tensor, unembedding: Tensor, most_rows: int = 128) -> Tiles:
+    """Half precision fills the tensor cores; float32 is multiplied exactly (IEEE) by the ordinary ones.
+
+    Where rows do not begin at multiples of 16 features, features are loaded one by one through registers, of which
+    the smaller tile leaves enough.
+    """
+    if hidden.dtype == torch.float32:
+        return Tiles(64, 64, 32, 8, 2)
+    aligned = all(n % 16 == 0 for n in (hidden.shape[1], hidden.stride(0), unembedding.stride(0)))
+    return Tiles(most_rows, 128, 64, 8, 3) if aligned else Tiles(64, 128, 32, 8, 3)
 
 
 @triton.jit

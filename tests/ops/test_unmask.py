@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
@@ -119,7 +119,7 @@ def test_another_step_seed_or_position_is_another_draw(change: dict[str, int]) -
 ROWS = st.integers(1, 12).flatmap(
     lambda L: st.lists(
         st.tuples(
-            st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5]), min_size=L, max_size=L),  # few values: many ties
+            st.lists(st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5]), min_size=L, max_size=L),  # few values: many ties
             st.lists(st.booleans(), min_size=L, max_size=L),
             st.integers(0, 14),
         ),
@@ -129,16 +129,28 @@ ROWS = st.integers(1, 12).flatmap(
 )
 
 
-@given(rows=ROWS)
-def test_each_row_reveals_its_quota_of_the_most_confident(
-    rows: list[tuple[list[float], list[bool], int]],
-) -> None:
+Rows = list[tuple[list[float], list[bool], int]]
+
+
+def each_row_reveals_its_quota(rows: Rows, impl: Impl) -> None:
     confidence, masked, quota = (torch.tensor(column) for column in zip(*rows, strict=True))
-    chosen = most_confident(confidence, masked, quota)
+    chosen = most_confident(confidence, masked, quota, impl)
     for row, (values, open_, count) in zip(chosen.tolist(), rows, strict=True):
         # Sorting by falling confidence, then by place, is the definition of "ties from left to right".
         ranked = sorted((i for i, is_open in enumerate(open_) if is_open), key=lambda i: (-values[i], i))
         assert [i for i, taken in enumerate(row) if taken] == sorted(ranked[:count])
+
+
+@given(rows=ROWS)
+def test_each_row_reveals_its_quota_of_the_most_confident(rows: Rows) -> None:
+    each_row_reveals_its_quota(rows, "auto")
+
+
+@settings(max_examples=25)
+@given(rows=ROWS)
+def test_so_it_does_in_the_kernel(rows: Rows) -> None:
+    pytest.importorskip("triton")
+    each_row_reveals_its_quota(rows, "triton")
 
 
 def test_ties_are_taken_from_left_to_right() -> None:
@@ -213,10 +225,11 @@ BUGS = {
     "noise without the step": (KERNEL, "((step.to(tl.uint32) + 1) * stride)", "stride"),
     "a hash of 31 bits": (KERNEL, "h = (h ^ (h >> 13)) * 0xC2B2AE35", "h = (h ^ (h >> 13)) * 0x42B2AE35"),
     "the token of the first tile": (KERNEL, "tile * BV + which", "which"),
-    "the last of equals": (KERNEL, "j[None, :] < i[:, None]", "j[None, :] > i[:, None]"),
-    "one too many": (KERNEL, "rank < tl.load(quota", "rank <= tl.load(quota"),
-    "what is visible is ranked too": (KERNEL, "before & rival[None, :]", "before"),
-    "every row is the first": (KERNEL, "row = tl.program_id(0).to(tl.int64) * L", "row = tl.program_id(0) * 0"),
+    "equals from the right": (KERNEL, "cumsum(equal.to(tl.int32), 0)", "cumsum(equal.to(tl.int32), 0, reverse=True)"),
+    "one too many": (KERNEL, "0) <= left", "0) <= left + 1"),
+    "what is visible is counted too": (KERNEL, "(rival & (key >= tried))", "(key >= tried)"),
+    "negative confidences in the wrong order": (KERNEL, "bits ^ 0xFFFFFFFF", "bits"),
+    "every row is the first": (KERNEL, "at = tl.program_id(0).to(tl.int64) * L", "at = tl.program_id(0) * 0"),
 }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def _forward(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> tuple[Tens
     log_z, of_target = torch.empty(2, N, dtype=torch.float32, device=hidden.device)
     if not N:
         return log_z, of_target
-    shape = tiles(hidden.dtype)
+    shape = tiles(hidden, unembedding)
     count = triton.cdiv(V, shape.BV)
     partial = torch.empty(2, count, N, dtype=torch.float32, device=hidden.device)  # m and s of each tile
     of_target.zero_()  # rows without a target are in no tile
@@ -51,7 +51,7 @@ def _forward(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> tuple[Tens
 def _gradient(hidden: Tensor, unembedding: Tensor, targets: Tensor, log_z: Tensor, a: Tensor, b: Tensor) -> Tensor:
     (N, D), V = hidden.shape, len(unembedding)
     gradient = torch.empty(N, V, dtype=hidden.dtype, device=hidden.device)
-    shape = tiles(hidden.dtype)
+    shape = tiles(hidden, unembedding)
     _tile_gradient[shape.grid(N, V)](
         hidden, unembedding, targets, log_z, a, b, gradient, N, V, D, hidden.stride(0), unembedding.stride(0),
         **shape._asdict(),

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pdref.ops.vocabulary import Tiles, finite, partial_logsumexp, rescale, scores_of_tile, tile_of_program
+from pdref.ops.vocabulary import finite, partial_logsumexp, rescale, scores_of_tile, tile_of_program, tiles
 
 
 def unmask_triton(
@@ -39,7 +39,7 @@ def unmask_triton(
     allowed = torch.ones(V, dtype=torch.int8, device=hidden.device)
     if forbidden is not None:
         allowed.index_fill_(0, forbidden, 0)
-    shape = _tiles(hidden.dtype)
+    shape = tiles(hidden, unembedding, most_rows=64)  # masked positions are few, and noise needs registers
     count = triton.cdiv(V, shape.BV)
     partial = torch.empty(5, count, N, dtype=torch.float32, device=hidden.device)
     candidate = torch.empty(count, N, dtype=torch.int32, device=hidden.device)
@@ -52,19 +52,14 @@ def unmask_triton(
     return token, probability, entropy
 
 
-def _tiles(dtype: torch.dtype) -> Tiles:
-    """Fewer rows than the loss: masked positions are few, and the noise needs registers."""
-    return Tiles(64, 64, 32, 8, 2) if dtype == torch.float32 else Tiles(64, 128, 64, 8, 3)
-
-
 def most_confident_triton(confidence: Tensor, masked: Tensor, quota: Tensor) -> Tensor:
     """See `most_confident`."""
     R, L = confidence.shape
     chosen = torch.empty(R, L, dtype=torch.bool, device=confidence.device)
     if chosen.numel():
-        _rank[(R, triton.cdiv(L, 64))](
+        _reveal[(R,)](
             confidence.contiguous(), masked.contiguous().view(torch.int8), quota.contiguous(), chosen.view(torch.int8),
-            L, BL=64,
+            L, BL=max(16, triton.next_power_of_2(L)),
         )  # fmt: skip
     return chosen
 
@@ -155,17 +150,27 @@ def _moved(u, s, m, larger):
 
 
 @triton.jit
-def _rank(confidence, masked, quota, chosen, L, BL: tl.constexpr):
-    """A position is chosen if fewer than quota masked positions of its row come before it."""
-    row = tl.program_id(0).to(tl.int64) * L
-    i = tl.program_id(1) * BL + tl.arange(0, BL)
-    mine = tl.load(confidence + row + i, mask=i < L, other=0.0)
-    rank = tl.zeros((BL,), tl.int32)
-    for start in range(0, L, BL):
-        j = start + tl.arange(0, BL)
-        c = tl.load(confidence + row + j, mask=j < L, other=0.0)
-        rival = tl.load(masked + row + j, mask=j < L, other=0) != 0
-        before = (c[None, :] > mine[:, None]) | ((c[None, :] == mine[:, None]) & (j[None, :] < i[:, None]))
-        rank += tl.sum((before & rival[None, :]).to(tl.int32), 1)
-    mine_masked = tl.load(masked + row + i, mask=i < L, other=0) != 0
-    tl.store(chosen + row + i, (mine_masked & (rank < tl.load(quota + tl.program_id(0)))).to(tl.int8), mask=i < L)
+def _reveal(confidence, masked, quota, chosen, L, BL: tl.constexpr):
+    """The quota-th greatest confidence, bit by bit; then all above it, and equals from the left."""
+    at = tl.program_id(0).to(tl.int64) * L + tl.arange(0, BL)
+    inside = tl.arange(0, BL) < L
+    rival = tl.load(masked + at, mask=inside, other=0) != 0
+    wanted = tl.load(quota + tl.program_id(0)).to(tl.int32)
+    key = in_order(tl.load(confidence + at, mask=inside, other=0.0))
+    least = tl.zeros((), tl.uint32)
+    for bit in tl.static_range(31, -1, -1):
+        tried = least | tl.full((), 1 << bit, tl.uint32)
+        enough = tl.sum((rival & (key >= tried)).to(tl.int32), 0) >= wanted
+        least = tl.where(enough, tried, least)
+    above = rival & (key > least)
+    equal = rival & (key == least)
+    left = wanted - tl.sum(above.to(tl.int32), 0)
+    reveal = above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= left))
+    tl.store(chosen + at, reveal.to(tl.int8), mask=inside)
+
+
+@triton.jit
+def in_order(x):
+    """Words of 32 bits that are ordered as the floats are; 0.0 and -0.0 are equal."""
+    bits = (x.to(tl.float32) + 0.0).to(tl.uint32, bitcast=True)
+    return tl.where(bits >> 31 == 1, bits ^ 0xFFFFFFFF, bits | 0x80000000)
