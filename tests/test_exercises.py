@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import pytest
@@ -15,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from laws.cells import ROOT, code, module, read, run
+from pdref.ops.impl import triton_is_installed
 from pdref.text.layout import NO_SPAN, Grammar, Layout, Role, Stream
 from pdref.text.tags import Tag
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.name for path in (ROOT / "solutions").glob("*.ipynb"))
 EXERCISES = {
     "attention rule": "may_attend",
@@ -28,59 +26,56 @@ EXERCISES = {
 }
 
 
-def _module(path: Path) -> ModuleType:
-    if path.stem not in sys.modules:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[path.stem])
-    return sys.modules[path.stem]
-
-
-checks = _module(ROOT / "exercises" / "checks.py")
-make_exercises = _module(ROOT / "solutions" / "make_exercises.py")
-
-
-def _read(folder: str, name: str) -> nbformat.NotebookNode:
-    return nbformat.read(ROOT / folder / name, as_version=4)
-
-
-def _code(folder: str, name: str) -> list[str]:
-    return [cell.source for cell in _read(folder, name).cells if cell.cell_type == "code"]
+checks = module(ROOT / "exercises" / "checks.py")
+make_exercises = module(ROOT / "solutions" / "make_exercises.py")
 
 
 # The notebooks.
 
 
-@pytest.mark.parametrize("start", [".", "solutions", "exercises"])
-def test_solutions_pass_from_any_folder(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT / start)
+@pytest.fixture(params=["planned_diffusion.ipynb", "kernels.ipynb"])
+def exercise_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "kernels.ipynb":
+        if not triton_is_installed():
+            pytest.skip("Triton is built for Linux only")
+        if torch.cuda.is_available():
+            pytest.skip("its kernel is interpreted, and this process compiles; nbval runs it in a process of its own")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")  # as its first cell does, but taken back
     monkeypatch.setattr(sys, "path", [*sys.path])
-    cells = _code("solutions", "planned_diffusion.ipynb")
+    return request.param
+
+
+@pytest.mark.parametrize("start", [".", "solutions", "exercises"])
+def test_solutions_pass_from_any_folder(exercise_set: str, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / start)
+    cells = code("solutions", exercise_set)
     scope: dict[str, object] = {}
     for cell in cells if start == "." else cells[:1]:
-        exec(compile(cell, "cell", "exec"), scope)
-    assert callable(scope["may_attend"] if start == "." else scope["checks"].check_loss)  # type: ignore[attr-defined]
+        run(cell, scope)
+    assert _checks_of(scope)
 
 
-def test_untouched_exercises_fail_and_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untouched_exercises_fail_and_say_what_to_do(exercise_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "exercises")
-    monkeypatch.setattr(sys, "path", [*sys.path])
     scope: dict[str, object] = {}
     failed = []
-    for cell in _code("exercises", "planned_diffusion.ipynb"):
+    for cell in code("exercises", exercise_set):
         if found := re.search(r"^checks\.(check_\w+)\(\w+\)$", cell, re.MULTILINE):
             with pytest.raises(NotImplementedError, match=r"\w+ .* \w+"):
-                exec(compile(cell, "cell", "exec"), scope)
+                run(cell, scope)
             failed.append(found[1])
-        elif "def " in cell or "import checks" in cell:
-            exec(compile(cell, "cell", "exec"), scope)
-    assert failed == [name for name in vars(checks) if name.startswith("check_")]
+        elif "NotImplementedError" in cell or "import checks" in cell:
+            run(cell, scope)
+    assert sorted(failed) == sorted(_checks_of(scope))
+
+
+def _checks_of(scope: dict[str, object]) -> list[str]:
+    return [name for name in vars(scope["checks"]) if name.startswith("check_")]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exercises_are_what_the_generator_makes(name: str) -> None:
-    made = make_exercises.clear(_read("solutions", name))
+    made = make_exercises.clear(read("solutions", name))
     assert nbformat.writes(made) + "\n" == (ROOT / "exercises" / name).read_text(encoding="utf-8"), (
         "run `make exercises`: a solution has changed"
     )
@@ -90,14 +85,14 @@ def test_exercises_are_what_the_generator_makes(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_of_a_solution_leaks(name: str) -> None:
     exercise = (ROOT / "exercises" / name).read_text(encoding="utf-8")
-    sources = "\n".join(cell.source for cell in _read("exercises", name).cells)
-    regions = [m[0] for cell in _code("solutions", name) for m in make_exercises.REGION.finditer(cell)]
+    sources = "\n".join(cell.source for cell in read("exercises", name).cells)
+    regions = [m[0] for cell in code("solutions", name) for m in make_exercises.REGION.finditer(cell)]
     lines = [line.strip() for region in regions for line in region.splitlines()[1:-1]]
     answers = [line for line in lines if len(line) > 2]  # a lone bracket is no answer
     assert len(regions) >= 4 and len(answers) > 20
     assert not [line for line in answers if line in sources]
     assert "SOLUTION" not in exercise
-    assert all(not c.outputs and c.execution_count is None for c in _read("exercises", name).cells if "outputs" in c)
+    assert all(not c.outputs and c.execution_count is None for c in read("exercises", name).cells if "outputs" in c)
 
 
 @pytest.mark.parametrize("cell", ["### BEGIN SOLUTION\nx = 1\n### END SOLUTION", "### BEGIN SOLUTION: do\nx = 1"])
