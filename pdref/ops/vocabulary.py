@@ -40,7 +40,7 @@ def tiles(hidden: Tensor, unembedding: Tensor, most_rows: int = 128) -> Tiles:
     the smaller tile leaves enough.
     """
     if hidden.dtype == torch.float32:
-        return Tiles(64, 64, 32, 8, 2)
+        return Tiles(64, 64, 32, 4 if most_rows > 64 else 8, 2)
     aligned = all(n % 16 == 0 for n in (hidden.shape[1], hidden.stride(0), unembedding.stride(0)))
     return Tiles(most_rows, 128, 64, 8, 3) if aligned else Tiles(64, 128, 32, 8, 3)
 
