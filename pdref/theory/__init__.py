@@ -1,0 +1,1 @@
+"""What can be proved, computed exactly: numpy only, no model, no training."""
