@@ -13,26 +13,24 @@ from torch import Tensor
 from pdref.methods.decoding import Draw, Requests, Speaker
 from pdref.methods.generation import Generation
 from pdref.model.transformer import Transformer
-from pdref.ops.planned_attention import Impl
-from pdref.ops.token_nll import token_nll
+from pdref.ops.impl import Impl
+from pdref.ops.multi_token_nll import multi_token_nll
 from pdref.text.layout import Layout, Role
 from pdref.text.tags import Tag
 
 
-def next_token_nll(model: Transformer, hidden: Tensor, layout: Layout) -> Tensor:
+def next_token_nll(model: Transformer, hidden: Tensor, layout: Layout, impl: Impl = "auto") -> Tensor:
     """Nats [B, T] of each token given its past, from the hidden states [B, T, D] of a causal forward.
 
     Zero where nothing is scored: the prompt, which is given, and padding.
     """
-    scored = (layout.role != Role.PROMPT) & layout.real  # [B, T]
-    before = scored.roll(-1, dims=1)  # hidden i predicts token i+1; token 0 is <bos>, never scored
-    nats = token_nll(hidden[before], model.unembed.weight, layout.token[scored])
-    return hidden.new_zeros(layout.shape).masked_scatter(scored, nats)
+    one_head = hidden[:, :, None]  # [B, T, 1, D]
+    return multi_token_nll(one_head, model.unembed.weight, layout.token, layout.response, impl)[..., 0]
 
 
 def document_nll(model: Transformer, layout: Layout, impl: Impl = "auto") -> Tensor:
     """Nats [B, T] of every response token of clean documents under the autoregressive model."""
-    return next_token_nll(model, model(layout.token, layout.position, impl=impl), layout)
+    return next_token_nll(model, model(layout.token, layout.position, impl=impl), layout, impl)
 
 
 def objective(model: Transformer, layout: Layout, impl: Impl = "auto") -> Tensor:
@@ -42,8 +40,7 @@ def objective(model: Transformer, layout: Layout, impl: Impl = "auto") -> Tensor
 
 def per_document_mean(nats: Tensor, layout: Layout) -> Tensor:
     """(1 / |Y|) sum over a document's response Y of `nats` [B, T] -> [B]."""
-    response = (layout.role != Role.PROMPT) & layout.real
-    return nats.sum(1) / response.sum(1)
+    return nats.sum(1) / layout.response.sum(1)
 
 
 @torch.inference_mode()

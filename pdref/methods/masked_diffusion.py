@@ -19,10 +19,10 @@ from pdref.methods.denoising import Canvas, Unmasking, denoise
 from pdref.methods.generation import Generation
 from pdref.methods.planned_diffusion import draw_times
 from pdref.model.transformer import Transformer
-from pdref.ops.planned_attention import Impl
-from pdref.ops.token_nll import token_nll
+from pdref.ops.impl import Impl
+from pdref.ops.token_nll import IGNORE, token_nll
 from pdref.text.layout import Layout, LayoutBuilder, Role, Stream, TooLong
-from pdref.text.mask import sdpa_mask
+from pdref.text.mask import Sight
 from pdref.text.tags import Tag
 
 
@@ -58,14 +58,15 @@ def nll_bound(
     times = draw_times(layout, generator)
     masked = (layout.role == Role.CONTENT) & (torch.rand(layout.shape, generator=generator) < times)
     noised = layout.masked(masked)
-    hidden = model(noised.token, noised.position, sdpa_mask(noised, noised), impl=impl)
-    nats = token_nll(hidden[masked], model.unembed.weight, layout.token[masked])
-    return hidden.new_zeros(layout.shape).masked_scatter(masked, nats) / times
+    hidden = model(noised.token, noised.position, Sight.of(noised, noised), impl=impl)
+    return token_nll(hidden, model.unembed.weight, layout.token.masked_fill(~masked, IGNORE), impl) / times
 
 
-def objective(model: Transformer, layout: Layout, generator: torch.Generator | None = None) -> Tensor:
+def objective(
+    model: Transformer, layout: Layout, generator: torch.Generator | None = None, impl: Impl = "auto"
+) -> Tensor:
     """Mean over documents of bounded nats per response token; a scalar."""
-    return per_document_mean(nll_bound(model, layout, generator), layout).mean()
+    return per_document_mean(nll_bound(model, layout, generator, impl), layout).mean()
 
 
 @torch.inference_mode()

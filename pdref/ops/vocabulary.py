@@ -45,6 +45,11 @@ def tiles(hidden: Tensor, unembedding: Tensor, most_rows: int = 128) -> Tiles:
     return Tiles(most_rows, 128, 64, 8, 3) if aligned else Tiles(64, 128, 32, 8, 3)
 
 
+def in_rows(x: Tensor) -> Tensor:
+    """A matrix whose rows are contiguous, as the kernels read them; a copy only where it has to be."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 @triton.jit
 def tile_of_program(N, BN: tl.constexpr, BV: tl.constexpr):
     """The vocabulary tile of this program, and the rows [BN] and words [BV] of its tile; rows vary fastest."""

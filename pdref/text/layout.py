@@ -105,6 +105,11 @@ class Layout:
         return self.role != Role.PAD
 
     @property
+    def response(self) -> Tensor:
+        """Tokens that answer the prompt, [B, T] bool (the paper's Y)."""
+        return self.real & (self.role != Role.PROMPT)
+
+    @property
     def planned(self) -> Tensor:
         """Tokens the planner decides, [B, T] bool: plans, what ends a plan, <sync/> and <eos> (the paper's Z)."""
         opening = (self.role == Role.TAG) & (self.span == 0) & (self.token == Tag.ASYNC)

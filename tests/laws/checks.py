@@ -22,7 +22,7 @@ from pdref.methods.planned_diffusion import Bounds, Likelihood
 from pdref.model.transformer import Transformer
 from pdref.text.document import Item
 from pdref.text.layout import NO_SPAN, Grammar, Layout, Role
-from pdref.text.mask import Siblings, sdpa_mask
+from pdref.text.mask import Siblings, Sight
 from pdref.text.tags import Tag
 
 # What an oracle must find, and what it must cost.
@@ -427,13 +427,13 @@ def information_stays_where_it_may(
     model = model or speaker.model.inner  # type: ignore[assignment]
     layout = two_streams(layout or worlds.layouts(Grammar(grid=1))[2])
     queries = range(0, layout.shape[1], every)
-    found = influence(model, layout, sdpa_mask(layout, layout, siblings), queries)
+    found = influence(model, layout, Sight.of(layout, layout, siblings), queries)
     allowed = torch.tensor([[sees(layout, i, j, siblings) for j in range(layout.shape[1])] for i in queries])
     assert not (found[~allowed] > 0).any(), "a token's output moves with a token that it may not see"
     assert (found[allowed] > 0).all() if complete else ((found > 0) & allowed).any(1).all()
 
 
-def influence(model: Transformer, layout: Layout, mask: Tensor, queries: Sequence[int]) -> Tensor:
+def influence(model: Transformer, layout: Layout, mask: Sight, queries: Sequence[int]) -> Tensor:
     """Norms of d(output of token i) / d(embedding of token j), [len(queries), T], of one document."""
     embedded: list[Tensor] = []
 

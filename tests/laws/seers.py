@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pdref.model.transformer import Config, Memory, Transformer
 from pdref.ops.planned_attention import Impl
 from pdref.text.layout import Layout
+from pdref.text.mask import Sight
 from pdref.text.tags import Tag
 
 NEVER = -1e3  # log-probability of the impossible; finite, because unembedding multiplies it by 0
@@ -36,7 +37,7 @@ class Seer(Transformer):
         self,
         tokens: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Sight | None = None,
         memory: Memory | None = None,
         impl: Impl = "auto",
     ) -> Tensor:
@@ -46,10 +47,11 @@ class Seer(Transformer):
         keys = torch.stack([tokens, positions], -1)[:, None].to(self.embed.weight.dtype)  # [B, 1, T, 2]
         if memory is not None:
             keys = memory.extend(0, keys.expand(-1, 2, -1, -1))
+            mask = memory.mask if mask is None else mask
         key_token, key_position = keys[:, 0].long().unbind(-1)  # [B, S]
         B, T, S = *tokens.shape, key_token.shape[1]
         if mask is not None:
-            visible = mask.expand(B, 1, T, S)[:, 0]
+            visible = (mask.dense if isinstance(mask, Sight) else mask).expand(B, 1, T, S)[:, 0]
         else:
             visible = torch.ones(B, T, S, dtype=torch.bool)
             visible = visible.tril() if memory is None else visible
@@ -134,7 +136,7 @@ class Grammatical(Transformer):
         self,
         tokens: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Sight | None = None,
         memory: Memory | None = None,
         impl: Impl = "auto",
     ) -> Tensor:

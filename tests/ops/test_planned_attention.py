@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from pdref.ops.planned_attention import Impl, planned_attention
+from pdref.lab.kernels.documents import two_streams
+from pdref.ops.impl import Impl
+from pdref.ops.planned_attention import planned_attention, tiled
+from pdref.text.layout import Layout
+from pdref.text.mask import Sight
 
 BOTH = pytest.mark.parametrize("impl", ["naive", "torch"])
 
@@ -134,3 +139,92 @@ def test_what_is_masked_has_no_influence(impl: Impl) -> None:
     before = planned_attention(q, k, v, mask, impl=impl)
     k[:, :, 2], v[:, :, 2] = 1e3, -1e3
     assert torch.equal(planned_attention(q, k, v, mask, impl=impl), before)
+
+
+# A rule instead of booleans, and PyTorch's attention tile by tile, which long texts get on a CPU.
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 8 tokens at any size, as long texts have them of 64."""
+    monkeypatch.setattr(tiled, "TILE", 8)
+    monkeypatch.setattr(tiled, "PAYS_FROM", 0)
+
+
+def ruled(T: int, B: int = 2, H: int = 4, G: int = 2, D: int = 6) -> tuple[Tensor, Tensor, Tensor, Sight]:
+    """Heads side by side, under the rules of different texts, one of them padded."""
+    texts = [two_streams(T - 3 * b if 3 * b < T else T, spans=2 + b, stages=1 + b, seed=b) for b in range(B)]
+    layout = Layout.collate(texts)
+    generator = torch.Generator().manual_seed(T)
+    q, k, v = (torch.randn(B, T, h, D, generator=generator, dtype=torch.float64).transpose(1, 2) for h in (H, G, G))
+    return q, k, v, Sight.of(layout, layout)
+
+
+@BOTH
+@pytest.mark.parametrize("T", [1, 9, 40])
+def test_a_sight_is_its_dense_mask(impl: Impl, T: int) -> None:
+    q, k, v, sight = ruled(T)
+    expected = planned_attention(q, k, v, sight.dense, impl="naive")
+    torch.testing.assert_close(planned_attention(q, k, v, sight, impl=impl), expected)
+
+
+@pytest.mark.parametrize("T", [1, 8, 63, 100])
+@pytest.mark.parametrize("B", [1, 2])
+def test_tile_by_tile_is_the_same_attention(small_tiles: None, T: int, B: int) -> None:
+    q, k, v, sight = ruled(T, B)
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    found = {}
+    for impl in ("naive", "torch"):
+        out = planned_attention(*leaves, sight, impl=impl)
+        found[impl] = out, *torch.autograd.grad(out, leaves, torch.linspace(-1, 1, out.numel()).view_as(out))
+    for naive, ours in zip(found["naive"], found["torch"], strict=True):
+        torch.testing.assert_close(ours, naive)
+
+
+def test_texts_may_share_a_rule_and_queries_may_see_nothing(small_tiles: None) -> None:
+    q, k, v, _ = ruled(40)
+    positions = torch.arange(40)[None] - 20
+    sight = Sight.past(positions.clamp_min(0) * 2, torch.arange(40)[None] + 1)
+    out = planned_attention(q, k, v, sight, impl="torch")
+    torch.testing.assert_close(out, planned_attention(q, k, v, sight, impl="naive"))
+    assert (out[:, :, :20] == 0).all() and out[:, :, 21:].all()
+
+
+def test_tile_by_tile_has_the_gradients_of_finite_differences(small_tiles: None) -> None:
+    q, k, v, sight = ruled(18, B=1, H=2, G=1, D=2)
+    leaves = tuple(x.requires_grad_() for x in (q, k, v))
+    assert gradcheck(lambda q, k, v: planned_attention(q, k, v, sight, impl="torch"), leaves)
+
+
+def test_tiles_that_the_rule_leaves_empty_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v, sight = ruled(400, B=1)
+    seen, attend = [], tiled.scaled_dot_product_attention
+
+    def counting(x: Tensor, y: Tensor, *rest: object, **options: object) -> Tensor:
+        seen.append(x.shape[2] * y.shape[2])
+        return attend(x, y, *rest, **options)
+
+    monkeypatch.setattr(tiled, "scaled_dot_product_attention", counting)
+    planned_attention(q, k, v, sight)
+    assert len(seen) == 7 and float(sight.dense.float().mean()) * 400**2 < sum(seen) < 0.6 * 400**2
+
+
+def test_small_texts_take_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v, sight = ruled(100)
+    monkeypatch.setattr(tiled, "scaled_dot_product_attention", None)
+    planned_attention(q, k, v, sight)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: Sight(s.query[:, :, 1:], s.key), "mask [2, 8, 9] does not broadcast to [B, 1, T, S] = [2, 1, 9, 9]"),
+        (lambda s: Sight(s.query[:, :1], s.key[:, :1, 1:]), "mask [1, 9, 8] does not broadcast"),
+        (lambda s: Sight(s.query.long(), s.key), "got torch.int64 cpu"),
+    ],
+)
+def test_a_sight_that_does_not_fit_is_refused(change: Callable[[Sight], Sight], says: str) -> None:
+    q, k, v, sight = ruled(9)
+    with pytest.raises(ValueError) as error:
+        planned_attention(q, k, v, change(sight))
+    assert says in str(error.value)

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from laws.planting import planted_module
+from laws.rows import rows_computed
 from pdref.lab.kernels.check import assert_within_budget
 from pdref.lab.kernels.problems import token_nll_problem
 from pdref.ops.impl import Impl
-from pdref.ops.token_nll import IGNORE, chunked, token_nll
+from pdref.ops.token_nll import IGNORE, chunked, token_nll, token_nll_backward
 
 BOTH = pytest.mark.parametrize("impl", ["naive", "torch"])
 IN_CHUNKS = pytest.mark.usefixtures("size_of_chunks")
@@ -127,6 +128,46 @@ def test_an_ignored_target_costs_nothing_and_teaches_nothing(impl: Impl) -> None
     assert nats[[1, 4]].tolist() == [0, 0] and (nats[[0, 2, 3, 5]] > 0).all() and log_z.isfinite().all()
     (gradient,) = torch.autograd.grad(nats.sum(), hidden)
     assert not gradient[[1, 4]].any() and gradient[[0, 2, 3, 5]].any(1).all()
+
+
+@pytest.mark.parametrize("impl", ["naive", "torch"])
+@pytest.mark.parametrize("shape", [(9,), (3, 4), (2, 3, 4), (2, 0), (0, 3)])
+def test_any_shape_is_row_by_row(impl: Impl, shape: tuple[int, ...]) -> None:
+    hidden, unembedding, targets = problem(math.prod(shape))
+    targets[::3] = IGNORE
+    nats = token_nll(hidden.view(*shape, 5), unembedding, targets.view(shape), impl)
+    assert nats.shape == shape
+    torch.testing.assert_close(nats.flatten(), token_nll(hidden, unembedding, targets, "naive"))
+
+
+@IN_CHUNKS
+def test_rows_without_a_target_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, unembedding, targets = problem(40)
+    targets[torch.arange(40) % 3 > 0] = IGNORE
+    rows = rows_computed(monkeypatch)
+    token_nll(hidden, unembedding, targets, "torch")
+    assert sum(rows) == 14
+    token_nll(hidden, unembedding, targets, "torch", log_partition=True)
+    assert sum(rows) == 14 + 40
+
+
+@BOTH
+@pytest.mark.parametrize("kept", [30, 10**6])
+def test_forward_and_backward_at_once_are_the_two_in_turn(
+    impl: Impl, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked, "KEPT", kept)
+    hidden, unembedding, targets = problem(12)
+    targets[[2, 5]] = IGNORE
+    weights = torch.linspace(-1, 2, 12, dtype=torch.float64)
+    inputs = hidden.clone().requires_grad_(), unembedding.clone().requires_grad_()
+    nats = token_nll(*inputs, targets, "naive")
+    expected = torch.autograd.grad(nats, inputs, weights)
+    d_unembedding = torch.ones_like(unembedding)
+    found, d_hidden = token_nll_backward(hidden, unembedding, targets, weights, d_unembedding, impl)
+    torch.testing.assert_close(found, nats)
+    torch.testing.assert_close(d_hidden, expected[0])
+    torch.testing.assert_close(d_unembedding, 1 + expected[1])  # it is added to
 
 
 def test_rows_without_a_gradient_are_not_computed_backward(monkeypatch: pytest.MonkeyPatch) -> None:

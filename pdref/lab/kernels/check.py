@@ -30,8 +30,10 @@ class Error:
 
     @property
     def share(self) -> float:
-        """Error in units of the budget; above 1 is wrong."""
-        return self.error / self.budget if self.budget else float(self.error > 0)
+        """Error in units of the budget; above 1, or not a number, is wrong."""
+        if self.budget:
+            return self.error / self.budget
+        return 0.0 if self.holds else float("inf")
 
     @property
     def holds(self) -> bool:

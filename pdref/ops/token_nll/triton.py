@@ -13,25 +13,27 @@ import triton.language as tl
 from torch import Tensor
 
 from pdref.ops.token_nll.chunked import ChunkedNll, Steps
-from pdref.ops.vocabulary import partial_logsumexp, rescale, scores_of_tile, tile_of_program, tiles
+from pdref.ops.vocabulary import in_rows, partial_logsumexp, rescale, scores_of_tile, tile_of_program, tiles
 
 NO_LIMIT = 2**62
 GRADIENT_SCORES = 2**26
 """Scores whose gradients are held at a time backward: 128 MB in half precision, enough to fill a GPU."""
 
 
-def token_nll_triton(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats and log Z, [N] each; shapes as in the contract."""
-    if hidden.stride(-1) != 1:
-        hidden = hidden.contiguous()
-    if unembedding.stride(-1) != 1:
-        unembedding = unembedding.contiguous()
-    return ChunkedNll.apply(
-        hidden, unembedding, targets.contiguous(), Steps(_forward, _gradient, NO_LIMIT, GRADIENT_SCORES)
-    )
+def token_nll_triton(
+    hidden: Tensor, unembedding: Tensor, targets: Tensor, rows: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Nats and log Z, [N] each, zero but for `rows` [R] int64 (None: all); shapes as in the contract."""
+    return ChunkedNll.apply(hidden, unembedding, targets, rows, steps())
+
+
+def steps() -> Steps:
+    """The two steps by our kernels."""
+    return Steps(_forward, _gradient, NO_LIMIT, GRADIENT_SCORES)
 
 
 def _forward(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    hidden, unembedding = in_rows(hidden), in_rows(unembedding)
     (N, D), V = hidden.shape, len(unembedding)
     log_z, of_target = torch.empty(2, N, dtype=torch.float32, device=hidden.device)
     if not N:
@@ -41,7 +43,7 @@ def _forward(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> tuple[Tens
     partial = torch.empty(2, count, N, dtype=torch.float32, device=hidden.device)  # m and s of each tile
     of_target.zero_()  # rows without a target are in no tile
     _tile_forward[shape.grid(N, V)](
-        hidden, unembedding, targets, partial[0], partial[1], of_target, N, V, D, hidden.stride(0),
+        hidden, unembedding, targets.contiguous(), partial[0], partial[1], of_target, N, V, D, hidden.stride(0),
         unembedding.stride(0), **shape._asdict(),
     )  # fmt: skip
     _merge[(triton.cdiv(N, 128),)](partial[0], partial[1], log_z, N, count, BN=128)
@@ -49,11 +51,12 @@ def _forward(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> tuple[Tens
 
 
 def _gradient(hidden: Tensor, unembedding: Tensor, targets: Tensor, log_z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    hidden, unembedding = in_rows(hidden), in_rows(unembedding)
     (N, D), V = hidden.shape, len(unembedding)
     gradient = torch.empty(N, V, dtype=hidden.dtype, device=hidden.device)
     shape = tiles(hidden, unembedding)
     _tile_gradient[shape.grid(N, V)](
-        hidden, unembedding, targets, log_z, a, b, gradient, N, V, D, hidden.stride(0), unembedding.stride(0),
+        hidden, unembedding, targets.contiguous(), log_z, a, b, gradient, N, V, D, hidden.stride(0), unembedding.stride(0),
         **shape._asdict(),
     )  # fmt: skip
     return gradient

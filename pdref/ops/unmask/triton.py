@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pdref.ops.vocabulary import finite, partial_logsumexp, rescale, scores_of_tile, tile_of_program, tiles
+from pdref.ops.vocabulary import finite, in_rows, partial_logsumexp, rescale, scores_of_tile, tile_of_program, tiles
 
 
 def unmask_triton(
@@ -27,10 +27,7 @@ def unmask_triton(
     forbidden: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, their probabilities and the entropies, [N] each; arguments as in the contract."""
-    if hidden.stride(-1) != 1:
-        hidden = hidden.contiguous()
-    if unembedding.stride(-1) != 1:
-        unembedding = unembedding.contiguous()
+    hidden, unembedding = in_rows(hidden), in_rows(unembedding)
     (N, D), V = hidden.shape, len(unembedding)
     token = torch.empty(N, dtype=torch.int64, device=hidden.device)
     probability, entropy = torch.empty(2, N, dtype=torch.float32, device=hidden.device)
