@@ -1,4 +1,4 @@
-"""`python -m pdref`: demo, train, generate, evaluate, bench, doctor. Every table can also be written as JSON."""
+"""`python -m pdref`: demo, train, generate, evaluate, baselines, bench, kernels, doctor. Tables go to JSON, too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from pdref.lab.checkpoint import Checkpoint
@@ -138,7 +139,7 @@ def evaluate(
 
 
 @app.command()
-def bench(
+def baselines(
     nanogpt: Annotated[Path | None, typer.Option(help="Path of nanoGPT's model.py, to train beside it.")] = None,
     depth: Annotated[int, typer.Option(min=1, help="Layers; width is 32 times as much.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
@@ -146,11 +147,94 @@ def bench(
 ) -> None:
     """Decoding and training speed, beside Hugging Face generate (if transformers is installed) and nanoGPT."""
     with _friendly():
-        from pdref.lab import bench as job
+        from pdref.lab import baselines as job
 
         rows = job.run(depth, repeats=repeats, nanogpt=nanogpt)
         console.print(job.table(rows))
         _write_json(json, {"rows": [asdict(row) for row in rows]})
+
+
+@app.command()
+def bench(
+    ops: Annotated[list[str] | None, typer.Option("--op", help="Time only this op (repeatable).")] = None,
+    impl: Annotated[
+        list[str] | None,
+        typer.Option(help="naive, torch; on CUDA also triton, flex, liger, cut (repeatable; all that are here)."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 (cpu), bfloat16 (cuda), float16 or float64.")] = "",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="sweep, small, headline, or sizes such as N=4096,D=512,V=49152 (repeatable)."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where bench.csv and the plots go.")] = Path("out/bench"),
+    json: JsonFile = None,
+) -> None:
+    """Time the ops: naive against torch against triton, forward and backward, with peak memory.
+
+    An op is checked first, and not timed if an output or a gradient errs by
+    more than its budget; the exit status is then 1. Sides take turns.
+    """
+    with _friendly():
+        from pdref.lab.kernels import bench as job
+        from pdref.lab.kernels.bench_plots import speed_and_memory
+        from pdref.lab.plots import save
+
+        order = job.Order(ops or (), impl or (), device, dtype, size or ("sweep",), repeats)
+        found = job.Found()
+        try:
+            job.run(order, out / "bench.csv", found)
+        except KeyboardInterrupt:
+            console.print(f"\nInterrupted: {out / 'bench.csv'} keeps the {len(found.rows)} rows so far.")
+            raise typer.Exit(130) from None
+        for op in (timed := found.timed()):
+            console.print(job.table(found.rows, op))
+            save(speed_and_memory(found.rows, op), out / f"{op}.png")
+        for sentence in (*found.refused, *found.left_out):
+            console.print(f"[bold red]Not timed:[/] {escape(sentence)}", highlight=False)
+        console.print(f"Rows are in {out / 'bench.csv'}, {len(timed)} figures beside it.")
+        _write_json(json, {"rows": job.as_records(found.rows), "refused": found.refused, "left_out": found.left_out})
+    raise typer.Exit(1 if found.refused else 0)
+
+
+@app.command()
+def kernels(
+    op: Annotated[list[str] | None, typer.Option(help="Examine only this op (repeatable).")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Compile only for this GPU: sm_80, sm_90, sm_100, gfx942 (repeatable).")
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """What every kernel compiles to and moves; exit status 1 if it spills or anything is amiss.
+
+    No GPU is needed. The ops run forward and backward under Triton's
+    interpreter at small sizes; every kernel that they launch is counted
+    (bytes, products) and compiled for each GPU. Registers, spills, shared
+    memory and tensor-core instructions are read from the machine code.
+
+    Amiss is a kernel that does not compile or does not fit, one that spills
+    on sm_90 or sm_100, a half-precision matrix product that misses the
+    tensor cores, and more than 1.25 times the bytes that programs use.
+    """
+    with _friendly():
+        from rich.progress import Progress
+
+        from pdref.lab.kernels.report import examine
+        from pdref.lab.kernels.report_tables import show
+
+        with Progress(console=console, transient=True) as bar:
+            tasks = {}
+
+            def progress(doing: str, done: int, total: int) -> None:
+                if doing not in tasks:
+                    tasks[doing] = bar.add_task(doing)
+                bar.update(tasks[doing], completed=done, total=total)
+
+            report = examine(op or (), target or (), progress=progress)
+        show(report, console)
+        _write_json(json, report.record())
+    raise typer.Exit(1 if report.faults() else 0)
 
 
 @app.command()

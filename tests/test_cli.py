@@ -99,10 +99,10 @@ def test_demo_writes_table_figures_and_player(recipe: Path, tmp_path: Path) -> N
     assert len(results["rows"]) == 3
 
 
-def test_bench_times_our_side(tmp_path: Path) -> None:
+def test_baselines_times_our_side(tmp_path: Path) -> None:
     """Ours alone, where nothing else is installed."""
-    target = tmp_path / "bench.json"
-    status, output = run("bench", "--depth", 1, "--repeats", 1, "--json", target)
+    target = tmp_path / "baselines.json"
+    status, output = run("baselines", "--depth", 1, "--repeats", 1, "--json", target)
     assert status == 0, output
     rows = json.loads(target.read_text())["rows"]
     assert {row["job"] for row in rows} == {"decode, batch 1", "decode, batch 16", "train, batch 32 of 128"}
@@ -124,7 +124,13 @@ def test_bench_times_our_side(tmp_path: Path) -> None:
         (["generate", "name <sync/> ada"], "TagInText"),
         (["generate", "name xylophone"], "UnknownWord"),
         (["generate", "name ada", "--length-factor", "-1"], "length factor"),
-        (["bench", "--nanogpt", "nowhere.py"], "no nanoGPT"),
+        (["baselines", "--nanogpt", "nowhere.py"], "no nanoGPT"),
+        (["bench", "--op", "sorting"], "no op 'sorting'"),
+        (["bench", "--impl", "fast"], "no implementation 'fast'"),
+        (["bench", "--impl", "triton"], "on CUDA only"),
+        (["bench", "--device", "tpu"], "no device 'tpu'"),
+        (["bench", "--dtype", "int8"], "no dtype 'int8'"),
+        (["bench", "--op", "token_nll", "--size", "N=0"], "'N=0' is not one"),
     ],
 )
 def test_wrong_input_is_answered_with_a_sentence(checkpoint: Path, words: list[str], says: str) -> None:

@@ -13,7 +13,10 @@ import torch
 from pdref.data.profiles import Profiles
 from pdref.model.cache import Cache
 from pdref.model.transformer import Config, Transformer
+from pdref.ops.multi_token_nll import multi_token_nll
+from pdref.ops.plan_marginal import plan_marginal
 from pdref.ops.planned_attention import planned_attention
+from pdref.ops.planned_nll import planned_nll
 from pdref.ops.token_nll import token_nll
 from pdref.ops.unmask import unmask
 from pdref.text.document import (
@@ -36,6 +39,7 @@ from pdref.text.document import (
     parse_plan,
 )
 from pdref.text.layout import (
+    NO_SPAN,
     Grammar,
     Layout,
     LayoutError,
@@ -357,6 +361,38 @@ def nll(hidden: tuple[int, ...] = (3, 2), targets: torch.Tensor = SEEDS, impl: s
 
 
 EVERYTHING = torch.ones(1, 1, 3, 5, dtype=torch.bool)
+
+
+PRIOR = torch.zeros(1, 5)
+NOWHERE, TIMES = torch.zeros(1, 2, dtype=torch.bool), torch.ones(1, 2)
+
+
+def heads(
+    hidden: tuple[int, ...] = (1, 3, 2, 2),
+    tokens: torch.Tensor = SEEDS[None],
+    scored: torch.Tensor = EVERYTHING[0, :, 0, :3],
+    dtype: torch.dtype = torch.float32,
+    first: int = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    return multi_token_nll(torch.zeros(hidden), torch.zeros(4, 2, dtype=dtype), tokens, scored, impl, first)
+
+
+def plans(
+    hidden: tuple[int, ...] = (1, 5, 3, 2),
+    targets: torch.Tensor = SEEDS[None],
+    prior: torch.Tensor = PRIOR,
+    device: str = "cpu",
+) -> object:
+    return plan_marginal(torch.zeros(hidden), torch.zeros(4, 2, device=device), targets, prior)
+
+
+def planned(hidden: tuple[int, ...] = (1, 3, 2), masked: torch.Tensor = NOWHERE, times: torch.Tensor = TIMES) -> object:
+    """<bos>, and a token in a span, which has a copy."""
+    in_span = replace(layout(), span=torch.tensor([[NO_SPAN, 0]]))
+    return planned_nll(torch.zeros(hidden), torch.zeros(9, 2), in_span, masked, times)
+
+
 OPS = [
     Malformed("heads that do not group", ValueError, "4 query heads cannot share 3 key heads", lambda: attend(4, 3)),
     Malformed("a mask of numbers", ValueError, "mask is boolean", lambda: attend(mask=EVERYTHING.float())),
@@ -396,15 +432,68 @@ OPS = [
         "hidden [3, 5] and unembedding [4, 2]",
         lambda: nll((3, 5)),
     ),
-    Malformed("a batch of sequences", ValueError, "are not [N, D], [V, D]", lambda: nll((1, 3, 2))),
+    Malformed("targets of another shape", ValueError, "targets are int64 [1, 3], not", lambda: nll((1, 3, 2))),
     Malformed(
         "too few targets",
         ValueError,
-        "targets are int64 [N], not torch.int64 [2]",
+        "targets are int64 [3], not torch.int64 [2]",
         lambda: nll(targets=SEEDS[:2]),
     ),
     Malformed("targets of another dtype", ValueError, "not torch.int32 [3]", lambda: nll(targets=SEEDS.int())),
     Malformed("an unknown impl of the loss", ValueError, "not 'fast'", lambda: nll(impl="fast")),
+    Malformed("heads without a dimension", ValueError, "[3, 2, 2] and unembedding [4, 2]", lambda: heads((3, 2, 2))),
+    Malformed("heads of another width", ValueError, "are not [B, T, n, D], [V, D]", lambda: heads((1, 3, 2, 5))),
+    Malformed(
+        "an unembedding of another dtype",
+        ValueError,
+        "hidden is torch.float32, unembedding torch.float16",
+        lambda: heads(dtype=torch.half),
+    ),
+    Malformed(
+        "fewer tokens than positions",
+        ValueError,
+        "tokens are int64 [1, 3], not torch.int64 [1, 2]",
+        lambda: heads(tokens=SEEDS[None, :2]),
+    ),
+    Malformed(
+        "scores of numbers", ValueError, "scored is bool [1, 3], not torch.int64", lambda: heads(scored=SEEDS[None])
+    ),
+    Malformed("a head that looks at itself", ValueError, "at least 1, not 0", lambda: heads(first=0)),
+    Malformed("an unknown impl of the heads", ValueError, "not 'fast'", lambda: heads(impl="fast")),
+    Malformed("texts without plans", ValueError, "are not [B, K, T, D], [V, D]", lambda: plans((1, 3, 2))),
+    Malformed("no plan at all", ValueError, "hidden [1, 0, 3, 2] has no plan", lambda: plans((1, 0, 3, 2))),
+    Malformed(
+        "targets for each plan",
+        ValueError,
+        "targets are int64 [1, 3], not torch.int64 [1, 5, 3]",
+        lambda: plans(targets=SEEDS.expand(1, 5, 3)),
+    ),
+    Malformed(
+        "a prior of another number of plans",
+        ValueError,
+        "log_prior is floating-point [1, 5], not torch.float32 [1, 4]",
+        lambda: plans(prior=PRIOR[:, :4]),
+    ),
+    Malformed("a prior of counts", ValueError, "not torch.int64 [1, 5]", lambda: plans(prior=PRIOR.long())),
+    Malformed(
+        "an unembedding elsewhere", ValueError, "one device is needed, not cpu, meta", lambda: plans(device="meta")
+    ),
+    Malformed(
+        "hidden states without the noised copy",
+        ValueError,
+        "hidden [1, 2, 2] is not [B, T + U, D] of a layout [1, 2] whose spans hold U = 1",
+        lambda: planned((1, 2, 2)),
+    ),
+    Malformed(
+        "masks as numbers", ValueError, "masked is bool [1, 2], not torch.float32", lambda: planned(masked=TIMES)
+    ),
+    Malformed(
+        "one time per document",
+        ValueError,
+        "times are floating-point [1, 2], not torch.float32 [1, 1]",
+        lambda: planned(times=TIMES[:, :1]),
+    ),
+    Malformed("a masked prompt", ValueError, "tokens outside spans", lambda: planned(masked=~NOWHERE)),
 ]
 
 MODEL = Transformer(Config(vocabulary=5, context=4, layers=1, width=4, heads=2, key_heads=1))

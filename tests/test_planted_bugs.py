@@ -60,54 +60,62 @@ LAWS: dict[str, Callable[[], object]] = {
     "a killed run resumes": a_killed_run_resumes,
 }
 
-MASK, DENOISING = "pdref.text.mask:may_attend", "pdref.methods.denoising:"
+MASK, DENOISING = "pdref.text.mask:Sight.of", "pdref.methods.denoising:"
 PLANNED, TRAIN = "pdref.methods.planned_diffusion:", "pdref.lab.train:"
+LOSS = "pdref.ops.planned_nll:planned_nll"
 
 BUGS: dict[str, Bug] = {
     # Attention.
     "sibling leak": Bug(
         MASK,
-        "same_stage & (key.span == query.span)",
-        "same_stage",
+        "number + tokens.span",
+        "number",
         ("information stays where it may", "training is inference", "company and cache change nothing"),
     ),
     "a noised span sees its clean copy": Bug(
-        MASK,
-        " & (causal | ~same_stage)",
+        "pdref.text.mask:sees",
+        ".logical_and_(key_block != block)",
         "",
         ("information stays where it may", "the bound is exact", "training is inference"),
     ),
-    "a span sees only its past": Bug(
+    "a span does not see itself": Bug(
         MASK,
-        "& ~causal",
-        "& ~causal & (key.position <= query.position)",
+        "region(query).where(noised, NOWHERE)",
+        "region(query).where(noised & (query.span < 0), NOWHERE)",
         ("information stays where it may", "training is inference"),
     ),
-    "batch padding is attended": Bug(MASK, " & (key.role != PAD)", "", ("ragged batches lose nothing",)),
+    "batch padding is attended": Bug(
+        MASK, "position.where(real & ", "position.where(", ("ragged batches lose nothing",)
+    ),
     "span padding is attended": Bug(
-        f"{DENOISING}_evaluator", ", layout.real]", ", layout.real | True]", ("company and cache change nothing",)
+        "pdref.model.cache:Cache.prefix", "own.sum(1)", "(own | True).sum(1)", ("company and cache change nothing",)
     ),
     "a span sees past the end of its request": Bug(
-        f"{DENOISING}_evaluator",
-        "slots < starts[:, None]",
-        "slots < starts.max()",
+        "pdref.model.cache:Cache.prefix",
+        "Reach(rows, lengths, ",
+        "Reach(rows, lengths.max().expand_as(lengths), ",
         ("company and cache change nothing",),
     ),
     # Losses.
-    "missing 1/t": Bug(f"{PLANNED}terms", " / times", "", ("the loss is the formula", "the bound is exact")),
+    "missing 1/t": Bug(
+        LOSS, " / times.masked_fill(~masked, 1.0)", "", ("the loss is the formula", "the bound is exact")
+    ),
     "label shift by one, plan": Bug(
-        "pdref.methods.autoregressive:next_token_nll", "scored.roll(-1, dims=1)", "scored", ("the loss is the formula",)
+        "pdref.ops.multi_token_nll.offsets:ahead", "[:, first:]", "[:, first - 1 :]", ("the loss is the formula",)
     ),
     "label shift by one, spans": Bug(
-        f"{PLANNED}terms",
-        "copy.token[copy_masked]",
-        "copy.token.roll(-1, 1)[copy_masked]",
+        LOSS,
+        "copy.token.masked_fill",
+        "copy.token.roll(-1, 1).masked_fill",
         ("the loss is the formula", "the bound is exact"),
+    ),
+    "the loss is of what is not masked": Bug(
+        LOSS, "masked.gather(1, index) &", "~masked.gather(1, index) &", ("the loss is the formula",)
     ),
     "the mean is over the content": Bug(
         "pdref.methods.autoregressive:per_document_mean",
-        "layout.role != Role.PROMPT",
-        "layout.role == Role.CONTENT",
+        "layout.response",
+        "(layout.role == Role.CONTENT)",
         ("the loss is the formula",),
     ),
     "what ends a plan is not the planner's": Bug(
@@ -121,7 +129,7 @@ BUGS: dict[str, Bug] = {
         ("company and cache change nothing",),
     ),
     "stale keys: the commit is read and not kept": Bug(
-        "pdref.model.cache:Writer.extend",
+        "pdref.model.cache:Writer.write",
         "store = self.cache.entries[layer]",
         "store = self.cache.entries[layer].clone() if 1 < entries.shape[2] < self.end else self.cache.entries[layer]",
         ("training is inference", "company and cache change nothing"),
@@ -164,10 +172,13 @@ BUGS: dict[str, Bug] = {
         ("frequencies match",),
     ),
     "<mask> is not forbidden": Bug(
-        "pdref.ops.unmask:unmask", "forbidden is not None", "False", ("no mask is ever drawn",)
+        "pdref.ops.unmask.naive:unmask_naive", "forbidden is not None", "False", ("no mask is ever drawn",)
     ),
     "the temperature is dropped": Bug(
-        "pdref.ops.unmask:unmask", "scores / (temperature or 1.0)", "scores", ("frequencies match when hot",)
+        "pdref.ops.unmask.naive:unmask_naive",
+        "scores / (temperature or 1.0)",
+        "scores",
+        ("frequencies match when hot",),
     ),
     "the first number of a topic is its length": Bug(
         "pdref.text.document:Item.parse",

@@ -50,7 +50,7 @@ def load(source: str | Path, device: str = "cpu") -> Checkpoint:
         )
     recipe = Recipe.load(folder / "recipe.toml")
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    model = Transformer(recipe.config(len(tokenizer)))
+    model = recipe.build(len(tokenizer))
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, SafetensorError) as error:

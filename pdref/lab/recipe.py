@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_type_hints
 from pdref.data import prose
 from pdref.data.path_star import PathStar
 from pdref.data.profiles import Profiles
-from pdref.model.transformer import Config
+from pdref.model.heads import Kind, MultiToken
+from pdref.model.transformer import Config, Transformer
 from pdref.text.document import PlannedDocument
 from pdref.text.layout import Grammar
 from pdref.text.mask import Siblings
@@ -39,11 +40,20 @@ class CorpusRecipe:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecipe:
-    """The one dial, the positions, and how many query heads share a key head."""
+    """The one dial, the positions, and how many query heads share a key head.
+
+    `heads` is how many offsets are predicted from a position, by heads of `heads_kind`; 1 is a plain transformer.
+    """
 
     depth: int = 3
     context: int = 320
     share: int = 1
+    heads: int = 1
+    heads_kind: Kind = "medusa"
+
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"a model has at least one head, not {self.heads}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,9 @@ class TrainRecipe:
     """AdamW with linear warm-up and decay; with a `muon_rate`, Muon for the matrices inside the blocks.
 
     `clean_weight` adds next-token prediction of the content (the autoregressive baseline in the same trunk);
-    `diffusion_share` of the steps train diffusion of the whole response instead.
+    `diffusion_share` of the steps train diffusion of the whole response instead. Heads that look further than the
+    next token count `heads_weight` each; with a `trunk`, the name or folder of a checkpoint, its weights stand and
+    they alone are trained.
     """
 
     steps: int = 1500
@@ -66,6 +78,8 @@ class TrainRecipe:
     diffusion_share: float = 0.0
     objective: Literal["formula", "released"] = "formula"
     siblings: Siblings = "sparse"
+    heads_weight: float = 1.0
+    trunk: str = ""
     seed: int = 0
     save_every: int = 100
 
@@ -83,6 +97,10 @@ class Recipe:
     corpus: CorpusRecipe = field(default_factory=CorpusRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
+
+    def __post_init__(self) -> None:
+        if self.train.trunk and self.model.heads == 1:
+            raise ValueError(f"the trunk {self.train.trunk!r} stands as it is, and there are no further heads to train")
 
     @classmethod
     def load(cls, source: str | Path) -> Recipe:
@@ -120,6 +138,13 @@ class Recipe:
     def config(self, vocabulary: int) -> Config:
         """The sizes of the model."""
         return Config.of_depth(self.model.depth, vocabulary, self.model.context, self.model.share)
+
+    def build(self, vocabulary: int) -> Transformer:
+        """The model, untrained."""
+        config = self.config(vocabulary)
+        return (
+            MultiToken(config, self.model.heads, self.model.heads_kind) if self.model.heads > 1 else Transformer(config)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pdref.lab.checkpoint import save, write_whole
+from pdref.lab.checkpoint import load, save, write_whole
 from pdref.lab.recipe import Corpus, Recipe, TrainRecipe, build_corpus
-from pdref.methods import masked_diffusion, planned_diffusion
+from pdref.methods import masked_diffusion, multi_token, planned_diffusion
+from pdref.methods.autoregressive import per_document_mean
 from pdref.methods.decoding import Speaker
+from pdref.model.heads import MultiToken
 from pdref.model.transformer import Transformer
 from pdref.text.layout import Layout, Role, TooLong, encode
 
@@ -70,13 +72,23 @@ class Batches:
 
 @dataclass(slots=True)
 class Losses:
-    """One step: the loss that was descended, and nats per token by role (None: not part of this step)."""
+    """One step: the loss that was descended, and nats per token by role (None: not part of this step).
+
+    `offsets` are those of the heads 2..n.
+    """
 
     loss: Tensor
     plan: float | None = None
     content: float | None = None
     diffusion: float | None = None
     whole: float | None = None
+    offsets: tuple[float, ...] = ()
+
+    @property
+    def nats(self) -> dict[str, float | None]:
+        """By column of the log."""
+        by_role = {"plan": self.plan, "content": self.content, "diffusion": self.diffusion, "whole": self.whole}
+        return by_role | {f"offset_{k}": nats for k, nats in enumerate(self.offsets, 2)}
 
 
 def step_losses(model: Transformer, layout: Layout, recipe: TrainRecipe, step: int, response: int) -> Losses:
@@ -85,18 +97,31 @@ def step_losses(model: Transformer, layout: Layout, recipe: TrainRecipe, step: i
     if _whole_response(recipe, step):
         loss = masked_diffusion.objective(model, masked_diffusion.as_one_span(layout, response), generator)
         return Losses(loss, whole=loss.item())
+    if recipe.trunk:
+        return _further(model, layout)
     if recipe.objective == "released":
         found = planned_diffusion.released_terms(model, layout, generator, siblings=recipe.siblings)
         loss = found.loss()
     else:
         found = planned_diffusion.terms(model, layout, generator, siblings=recipe.siblings)
         loss = found.loss(recipe.clean_weight)
+    further = _further(model, layout) if isinstance(model, MultiToken) else None
     content = layout.role == Role.CONTENT
     return Losses(
-        loss,
+        loss + recipe.heads_weight * further.loss if further else loss,
         plan=_mean(found.plan, layout.planned),
         content=_mean(found.clean, content),
         diffusion=_mean(found.diffusion, content),
+        offsets=further.offsets if further else (),
+    )
+
+
+def _further(model: MultiToken, layout: Layout) -> Losses:
+    """Of the heads that look further than the next token, on the clean documents."""
+    nats = multi_token.further_nll(model, layout)  # [B, T, n - 1]
+    return Losses(
+        per_document_mean(nats.sum(-1), layout).mean(),
+        offsets=tuple(multi_token.per_offset(nats, layout, first=2).tolist()),
     )
 
 
@@ -110,14 +135,17 @@ def train(
     """Train by `recipe` into `folder` (checkpoint, `log.csv`, and `resume.pt` until the run is complete).
 
     A folder that holds an interrupted run of the same recipe is continued from its last save, unless `resume` is
-    False. Raises ValueError if it holds a run of another recipe, and TooLong if documents do not fit the context.
+    False. Raises ValueError if it holds a run of another recipe or the trunk that the recipe names does not fit it,
+    and TooLong if documents do not fit the context.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = corpus or build_corpus(recipe)
     settings = recipe.train
     torch.manual_seed(settings.seed)
-    model = Transformer(recipe.config(len(corpus.tokenizer)))
+    model = recipe.build(len(corpus.tokenizer))
+    if settings.trunk:
+        _take_trunk(model, recipe, corpus)
     optimizers = make_optimizers(model, settings)
     if not resume:
         (folder / "resume.pt").unlink(missing_ok=True)
@@ -131,7 +159,8 @@ def train(
     model.train()
     steps = tqdm(range(first, settings.steps), initial=first, total=settings.steps, disable=not progress, unit="step")
     started = time.perf_counter()
-    with _Log(folder / "log.csv", first) as log:
+    offsets = [f"offset_{k}" for k in range(2, recipe.model.heads + 1)]
+    with _Log(folder / "log.csv", first, (*LOG_COLUMNS, *offsets)) as log:
         for step in steps:
             rate = set_rates(optimizers, settings, step)
             losses = step_losses(model, batches.at(step), settings, step, response)
@@ -150,9 +179,11 @@ def train(
 
 
 def make_optimizers(model: Transformer, settings: TrainRecipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the blocks' matrices and AdamW for embeddings and gains."""
-    inner = [p for p in model.blocks.parameters() if p.dim() == 2] if settings.muon_rate else []
-    outer = [p for p in model.parameters() if not any(p is q for q in inner)]
+    """AdamW for all that is trained, or Muon for the matrices of layers and AdamW for embeddings and gains."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    in_layers = {name for name, p in trained.items() if name.startswith(("blocks.", "heads.")) and p.dim() == 2}
+    inner = [trained[name] for name in trained if name in in_layers] if settings.muon_rate else []
+    outer = [p for name, p in trained.items() if not settings.muon_rate or name not in in_layers]
     found: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(
             outer,
@@ -199,8 +230,9 @@ def trained_response_length(recipe: Recipe, corpus: Corpus) -> int:
 def read_log(path: Path | str) -> dict[str, list[float]]:
     """The columns of a training log; empty fields become NaN."""
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {key: [float(row[key] or "nan") for row in rows] for key in LOG_COLUMNS}
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        return {key: [float(row[key] or "nan") for row in rows] for key in reader.fieldnames or ()}
 
 
 def _require_room(layouts: list[Layout], response: int, context: int) -> None:
@@ -210,6 +242,17 @@ def _require_room(layouts: list[Layout], response: int, context: int) -> None:
             f"diffusion of whole responses needs a context of {prompt + response} tokens, not {context}:"
             f" {prompt} for the longest prompt and {response} for the longest response"
         )
+
+
+def _take_trunk(model: Transformer, recipe: Recipe, corpus: Corpus) -> None:
+    """Put the recipe's trunk into `model` and leave only its further heads to be trained."""
+    name, words = recipe.train.trunk, range(len(corpus.tokenizer))
+    trunk = load(name).speaker
+    if trunk.model.config != model.config or trunk.tokenizer.decode(words) != corpus.tokenizer.decode(words):
+        raise ValueError(f"the trunk {name!r} has other sizes or another vocabulary than the recipe")
+    model.load_state_dict(trunk.model.state_dict(), strict=False)
+    for parameter in (p for name, p in model.named_parameters() if not name.startswith("heads.")):
+        parameter.requires_grad_(False)
 
 
 def _whole_response(recipe: TrainRecipe, step: int) -> bool:
@@ -224,14 +267,14 @@ def _mean(nats: Tensor, where: Tensor) -> float:
 class _Log:
     """The CSV log; on resumption, rows of steps that will be run again are dropped."""
 
-    def __init__(self, path: Path, first: int) -> None:
+    def __init__(self, path: Path, first: int, columns: Sequence[str]) -> None:
         kept: list[list[str]] = []
         if first and path.is_file():
             with open(path, newline="") as file:
                 kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < first]
-        write_whole(path, lambda part: _write_rows(part, [LOG_COLUMNS, *kept]))
+        write_whole(path, lambda part: _write_rows(part, [columns, *kept]))
         self.file = open(path, "a", newline="")  # noqa: SIM115 (closed by __exit__)
-        self.writer = csv.writer(self.file)
+        self.writer = csv.DictWriter(self.file, columns, restval="")
         self.latest: dict[str, float] = {}
 
     def __enter__(self) -> _Log:
@@ -242,9 +285,10 @@ class _Log:
 
     def add(self, step: int, losses: Losses, rate: float, seconds: float) -> str:
         """Write a row; returns nats per token by role, smoothed, for the progress bar."""
-        nats = {name: getattr(losses, name) for name in ("plan", "content", "diffusion", "whole")}
-        cells = [losses.loss.item(), *nats.values(), rate, seconds]
-        self.writer.writerow([step, *("" if cell is None else f"{cell:.6g}" for cell in cells)])
+        nats = losses.nats
+        cells = {"loss": losses.loss.item(), **nats, "learning_rate": rate, "seconds": seconds}
+        told = {name: f"{cell:.6g}" for name, cell in cells.items() if cell is not None}
+        self.writer.writerow({"step": step, **told})
         self.file.flush()
         for name, value in nats.items():
             if value is not None:

@@ -1,8 +1,9 @@
 """A batch of requests while they are being written: tokens so far, cache, counters, history.
 
-`read` runs the causal forward over tokens a request has but the model has not seen; `write` draws and reads tokens one
-by one; `Region`s are what diffusion denoises against the tokens read so far. Cached and uncached requests give the
-same tokens: the uncached ones run whole sequences under the mask of `pdref.text.mask`, the cached ones never build it.
+`read` runs the causal forward over tokens a request has but the model has not seen; `write` draws and reads tokens,
+one a forward or, with somebody to draft, as many as the drafts that come true; `Region`s are what diffusion denoises
+against the tokens read so far. Cached and uncached requests give the same tokens: the uncached ones run whole
+sequences under the mask of `pdref.text.mask`, the cached ones never build it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pdref.methods.generation import Event, Generation, Phase
+from pdref.methods.drafting import DRAFT, Draft, agreeing, drafter_of, log_probabilities, rejection
+from pdref.methods.generation import Drafted, Event, Generation, Phase
 from pdref.model.cache import Cache
 from pdref.model.transformer import Transformer
-from pdref.ops.planned_attention import Impl
+from pdref.ops.impl import Impl
 from pdref.ops.unmask import unmask
 from pdref.text.document import Item, PlannedDocument, parse
 from pdref.text.layout import Grammar, LayoutBuilder, Role, TooLong
-from pdref.text.tags import DocumentError, Tag
+from pdref.text.tags import DocumentError
 from pdref.text.tokenizer import Tokenizer
 
 
@@ -32,25 +36,35 @@ class Speaker:
     """A trained model and what it needs to speak: tokenizer and grammar.
 
     `shifted` models predict a masked token from the position before it (see `planned_diffusion.released_terms`).
+    A model with heads drafts for itself; `small`, a model of the same tokens, drafts for it instead.
     """
 
     model: Transformer
     tokenizer: Tokenizer
     grammar: Grammar
     shifted: bool = False
+    small: Transformer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
     """How tokens are drawn: temperature (0 takes the best), nucleus, a seed per request.
 
-    `seeds` are drawn from `generator` if not given (both None: from 0), one per request.
+    `seeds` are drawn from `generator` if not given (both None: from 0), one per request. Where somebody drafts,
+    `ahead` is how many tokens at most (None: one per further head, or 4 of a small model), and `rule` says which of
+    them stay (see `drafting`); at temperature 0 both rules are greedy.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seeds: Sequence[int] | None = None
     generator: torch.Generator | None = None
+    ahead: int | None = None
+    rule: Literal["coupled", "rejection"] = "coupled"
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("coupled", "rejection") or (self.ahead is not None and self.ahead < 0):
+            raise ValueError(f"rule is 'coupled' or 'rejection', not {self.rule!r}; ahead is at least 0: {self.ahead}")
 
     def request_seeds(self, count: int) -> Tensor:
         """[count] int64. Raises ValueError if there are not as many seeds as requests."""
@@ -60,6 +74,14 @@ class Draw:
         if len(self.seeds) != count:
             raise ValueError(f"{len(self.seeds)} seeds for {count} requests")
         return torch.tensor(self.seeds, dtype=torch.int64)
+
+
+class Round(NamedTuple):
+    """What a request's drafts came to: how many were offered, how many came true, and the states after each."""
+
+    offered: int
+    true: int
+    states: Tensor  # [J + 1, D], after none, one, ... of them
 
 
 class Requests:
@@ -83,6 +105,10 @@ class Requests:
         self.seeds = draw.request_seeds(len(prompts)).to(self.device)
         weight = self.model.embed.weight
         self.cache = Cache(self.model.config, len(prompts), self.context, weight) if cached else None
+        self.drafter = drafter_of(self.model, speaker.small, draw.ahead, len(prompts))
+        self.rounds: dict[int, Round] = {}  # the latest of each request, until it is settled
+        for generation in self.generations if self.drafter else ():
+            generation.drafted = Drafted()
         self.hidden = weight.new_zeros(len(prompts), weight.shape[1])  # after each request's last token
         self.seen = [0] * len(prompts)
         for b in range(len(prompts)):
@@ -145,43 +171,66 @@ class Requests:
         builder.open_span(item, 0, 0)
         return [row[0] for row in builder.rows]
 
-    def read(self, rows: Sequence[int]) -> None:
-        """One causal forward over the unread tokens of `rows`."""
+    def read(self, rows: Sequence[int], drafts: Sequence[list[int]] | None = None) -> Tensor:
+        """One causal forward over the unread tokens of `rows`; over drafts behind them, too, which stay unread.
+
+        Returns the hidden states [R, T, D] of unread tokens and drafts.
+        """
         if not self.cached:
             for b in rows:
                 self.seen[b] = 0
         unread = [[row[0] for row in self.builders[b].rows[self.seen[b] :]] for b in rows]
-        longest = max(map(len, unread))
-        tokens = torch.tensor([ids + [int(Tag.PAD)] * (longest - len(ids)) for ids in unread], device=self.device)
+        given = unread if drafts is None else [ids + more for ids, more in zip(unread, drafts, strict=True)]
+        longest = max(map(len, given))
+        # Nobody reads a filler; where the context ends, it may fall on its request's last token, and is the same.
+        filled = [ids + ids[-1:] * (longest - len(ids)) for ids in given]
+        tokens = torch.tensor(filled, device=self.device)
         starts = torch.tensor([self.seen[b] for b in rows], device=self.device)
-        positions = starts[:, None] + torch.arange(longest, device=self.device)
-        positions.clamp_(max=self.context - 1)  # fillers may run past the end; nobody reads them
-        if self.cache is None:
-            hidden = self.model(tokens, positions, impl=self.impl)
-        else:
+        positions = (starts[:, None] + torch.arange(longest, device=self.device)).clamp_(max=self.context - 1)
+        memory = None
+        if self.cache is not None:
             everyone = len(rows) == len(self)
-            writer = self.cache.at(positions, None if everyone else torch.tensor(rows, device=self.device))
-            hidden = self.model(tokens, positions, writer.mask, writer, self.impl)
+            memory = self.cache.at(positions, None if everyone else torch.tensor(rows, device=self.device))
+        if self.drafter is None:
+            hidden = self.model(tokens, positions, memory=memory, impl=self.impl)
+        else:
+            hidden = self.drafter.forward(rows, tokens, positions, memory, self.impl)
         for i, b in enumerate(rows):
             self.hidden[b] = hidden[i, len(unread[i]) - 1]
             self.seen[b] = self.length(b)
             self.count(b)
+        return hidden
 
     def next_tokens(self, rows: Sequence[int]) -> list[int]:
         """Draw the token after the last one of each of `rows`."""
         hidden = self.hidden if len(rows) == len(self) else self.hidden[list(rows)]
         if self.draw.temperature == 0:
             return F.linear(hidden, self.model.unembed.weight).argmax(-1).tolist()
-        positions = torch.tensor([self.length(b) for b in rows], device=self.device)
+        return self.tokens_after(rows, hidden[:, None])[:, 0].tolist()
+
+    def tokens_after(
+        self, rows: Sequence[int], hidden: Tensor, ahead: int = 0, step: int = 0, unembedding: Tensor | None = None
+    ) -> Tensor:
+        """Draw the tokens [R, j] that stand `ahead`, `ahead` + 1, ... places behind the last ones of `rows`.
+
+        They are drawn from `hidden` [R, j, D], by the model's unembedding if no other is given.
+        """
+        unembedding = self.model.unembed.weight if unembedding is None else unembedding
+        if self.draw.temperature == 0:
+            return F.linear(hidden, unembedding).argmax(-1)
+        starts = torch.tensor([self.length(b) + ahead for b in rows], dtype=torch.int64, device=self.device)
+        positions = starts[:, None] + torch.arange(hidden.shape[1], device=self.device)
         drawn = unmask(
-            hidden,
-            self.model.unembed.weight,
-            self.seeds[list(rows)],
-            positions,
-            temperature=self.draw.temperature,
-            top_p=self.draw.top_p,
+            hidden.flatten(0, 1),
+            unembedding,
+            self.seeds[list(rows), None].expand_as(positions).flatten(),
+            positions.flatten(),
+            step,
+            self.draw.temperature,
+            self.draw.top_p,
+            impl=self.impl,
         )
-        return drawn.token.tolist()
+        return drawn.token.view_as(positions)
 
     def write(
         self, rows: Sequence[int], phase: Phase, stop: Callable[[int, int], bool], limit: int, stage: int = 0
@@ -192,21 +241,84 @@ class Requests:
         stopping token is not added.
         """
         stopped: dict[int, int] = {}
-        active = [b for b in rows if self.room(b) > 0]
-        for _ in range(limit):
-            if not active:
-                break
+        left = {b: min(limit, self.room(b)) for b in rows}
+        active = [b for b in rows if left[b] > 0]
+        said = [[token] for token in self.next_tokens(active)]
+        while active:
             going = []
-            for b, token in zip(active, self.next_tokens(active), strict=True):
-                if stop(b, token):
-                    stopped[b] = token
+            for b, tokens in zip(active, said, strict=True):
+                for i, token in enumerate(tokens):
+                    if stop(b, token):
+                        stopped[b], tokens = token, tokens[:i]
+                        break
                 else:
-                    self.add(b, phase, [token], Role.PLAN, stage)
                     going.append(b)
-            if going:
-                self.read(going)
-            active = [b for b in going if self.room(b) > 0]
+                self.add(b, phase, tokens, Role.PLAN, stage)
+                left[b] -= len(tokens)
+                if self.drafter is not None:
+                    self._settle(b, len(tokens))
+            said = self._advance(going, left) if going else []
+            said = [tokens for b, tokens in zip(going, said, strict=True) if left[b] > 0]
+            active = [b for b in going if left[b] > 0]
         return stopped
+
+    def _settle(self, b: int, kept: int) -> None:
+        """Keep the books of a round of which request b has kept so many tokens."""
+        drafted = self.generations[b].drafted
+        drafted.tokens += kept
+        if b in self.rounds:
+            offered, true, states = self.rounds.pop(b)
+            # The draft that stops a request was looked at and has come true, and nothing after it counts.
+            drafted.count(tried=min(true + 1, kept + 1, offered), accepted=min(true, kept + 1))
+            read = min(true, kept)
+            self.hidden[b], self.seen[b] = states[read], self.seen[b] + read
+
+    def _advance(self, rows: Sequence[int], left: dict[int, int]) -> list[list[int]]:
+        """One forward over the token that each of `rows` has not read, and what follows it for sure.
+
+        That is the drafts that come true and one more token; the requests have room for `left` tokens.
+        """
+        if self.drafter is None:
+            self.read(rows)
+            return [[token] for token in self.next_tokens(rows)]
+        for b in rows:
+            self.generations[b].drafted.forwards += 1
+        offered = [max(0, min(self.drafter.most, left[b] - 1)) for b in rows]
+        if not any(offered):
+            self.read(rows)
+            return [[token] for token in self.next_tokens(rows)]
+        coupled = self.draw.temperature == 0 or self.draw.rule == "coupled"
+        pick = partial(self.tokens_after, rows, step=0 if coupled else DRAFT, unembedding=self.drafter.unembedding)
+        draft = self.drafter.propose(rows, self.tokens, self.hidden, pick, self.impl)
+        drafts = [ids[:n] for ids, n in zip(draft.tokens.tolist(), offered, strict=True)]
+        states = self.read(rows, drafts)
+        if not self.cached:  # the whole texts were read
+            js, ends = range(max(offered) + 1), [self.length(b) - 1 for b in rows]
+            places = [[end + min(j, n) for j in js] for end, n in zip(ends, offered, strict=True)]
+            states = states[torch.arange(len(rows))[:, None], torch.tensor(places)]
+        if coupled:
+            exact = self.tokens_after(rows, states).tolist()
+            true = [agreeing(ids, tokens) for ids, tokens in zip(drafts, exact, strict=True)]
+            after = [tokens[n] for tokens, n in zip(exact, true, strict=True)]
+        else:
+            true, after = self._reject(rows, offered, draft, states)
+        self.rounds = {b: Round(*found) for b, *found in zip(rows, offered, true, states, strict=True) if found[0]}
+        return [[*ids[:n], token] for ids, n, token in zip(drafts, true, after, strict=True)]
+
+    def _reject(
+        self, rows: Sequence[int], offered: Sequence[int], draft: Draft, states: Tensor
+    ) -> tuple[list[int], list[int]]:
+        """How many drafts the rejection rule keeps, and which token it puts after them."""
+        J, how = max(offered), (self.draw.temperature, self.draw.top_p)
+        kept, tokens = rejection(
+            log_probabilities(states, self.model.unembed.weight, *how),
+            log_probabilities(draft.hidden[:, :J], self.drafter.unembedding, *how),
+            draft.tokens[:, :J],
+            torch.tensor(offered, device=self.device),
+            self.seeds[list(rows)],
+            torch.tensor([self.length(b) for b in rows], device=self.device),
+        )
+        return kept.tolist(), tokens.tolist()
 
     def finish(self) -> list[Generation]:
         """Close the books: tokens and, where they keep the grammar, the document."""

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pdref.methods.decoding import Requests
 from pdref.methods.generation import Event
+from pdref.ops.impl import Impl
 from pdref.ops.unmask import Drawn, most_confident, unmask
 from pdref.ops.unmask.counters import uniform
 from pdref.text.layout import Layout, Role, Stream
-from pdref.text.mask import Siblings, sdpa_mask
+from pdref.text.mask import Siblings, Sight
 from pdref.text.tags import Tag
 
 Order = Literal["entropy", "confidence", "random"]
@@ -72,15 +73,19 @@ class Canvas:
         )
         return cls(layout, torch.tensor(request))
 
+    def to(self, device: torch.device) -> Canvas:
+        """The same spans on another device."""
+        return Canvas(self.layout.map(lambda field: field.to(device)), self.request.to(device))
+
 
 def quotas(lengths: Tensor, owner: Tensor, step_ratio: float) -> Tensor:
     """How many tokens each span reveals at each step, [K, S]; a row sums to the span's length.
 
     `lengths` [K] are the spans' tokens, `owner` [K] their requests.
     """
-    longest = torch.zeros(int(owner.max()) + 1, dtype=torch.int64).scatter_reduce(0, owner, lengths, "amax")
+    longest = lengths.new_zeros(int(owner.max()) + 1).scatter_reduce(0, owner, lengths, "amax")
     steps = (step_ratio * longest).round().long().clamp_min(1)[owner]  # [K] steps of the span's request
-    at = torch.arange(int(steps.max()) + 1)
+    at = torch.arange(int(steps.max()) + 1, device=lengths.device)
     if step_ratio == 1:
         done = torch.minimum(at, lengths[:, None])  # [K, S + 1] tokens revealed before each step
     else:
@@ -100,6 +105,7 @@ def denoise(
 
     `forbidden` tokens are never written; <mask> must be among them.
     """
+    canvas = canvas.to(requests.device)
     tokens = canvas.layout.token.clone()  # [K, L]
     schedule = quotas((tokens == Tag.MASK).sum(1), canvas.request, unmasking.step_ratio)  # [K, S]
     exhausted = schedule.cumsum(1) == schedule.sum(1, keepdim=True)  # [K, S] the last step of each span, and after
@@ -123,13 +129,15 @@ def denoise(
             requests.draw.temperature,
             requests.draw.top_p,
             never,
+            requests.impl,
         )
         confidence, probability = (
             torch.zeros(masked.shape, dtype=x.dtype, device=x.device).masked_scatter(masked, x)
             for x in (_confidence(unmasking.order, drawn, seeds, positions, step), drawn.probability)
         )
         at = min(step, schedule.shape[1] - 1)
-        chosen = reveal(unmasking, confidence, probability, masked, schedule[open_rows, at], exhausted[open_rows, at])
+        turn = schedule[open_rows, at], exhausted[open_rows, at]
+        chosen = reveal(unmasking, confidence, probability, masked, *turn, requests.impl)
         now = torch.where(chosen, now.masked_scatter(masked, drawn.token), now)
         tokens[open_rows] = now
         _record(requests, canvas, open_rows, chosen, now, siblings)
@@ -138,16 +146,22 @@ def denoise(
 
 
 def reveal(
-    unmasking: Unmasking, confidence: Tensor, probability: Tensor, masked: Tensor, quota: Tensor, last: Tensor
+    unmasking: Unmasking,
+    confidence: Tensor,
+    probability: Tensor,
+    masked: Tensor,
+    quota: Tensor,
+    last: Tensor,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Which `masked` positions [K, L] to reveal, given each span's `quota` [K] and whether this is its `last` step."""
     if unmasking.threshold is None:
-        return most_confident(confidence, masked, quota)
+        return most_confident(confidence, masked, quota, impl)
     sure = masked & (probability >= unmasking.threshold)
     if unmasking.threshold_meaning == "reveal":
-        return sure | most_confident(confidence, masked, torch.ones_like(quota))
-    in_turn = most_confident(confidence, masked, quota) & sure
-    return in_turn | most_confident(confidence, masked, quota.clamp_max(1)) | (masked & last[:, None])
+        return sure | most_confident(confidence, masked, torch.ones_like(quota), impl)
+    in_turn = most_confident(confidence, masked, quota, impl) & sure
+    return in_turn | most_confident(confidence, masked, quota.clamp_max(1), impl) | (masked & last[:, None])
 
 
 def _confidence(order: Order, drawn: Drawn, seeds: Tensor, positions: Tensor, step: int) -> Tensor:
@@ -163,17 +177,11 @@ def _evaluator(requests: Requests, canvas: Canvas, siblings: Siblings) -> Callab
     model, layout, owner = requests.model, canvas.layout, canvas.request
     starts = torch.tensor([requests.length(b) for b in owner.tolist()], device=layout.token.device)  # [K]
     if requests.cache is not None and siblings == "sparse":
-        prefix = requests.cache.prefix(owner, starts)
-        slots = torch.arange(prefix.entries.shape[3], device=starts.device)
-        mask = torch.cat([slots < starts[:, None], layout.real], 1)[:, None, None]  # [K, 1, 1, P + L]
-        everything = bool(mask.all())
+        prefix = requests.cache.prefix(owner, starts, layout.real)
 
         def rows_alone(rows: Tensor, tokens: Tensor) -> Tensor:
-            if len(rows) == len(tokens):
-                memory, seen, position = prefix, mask, layout.position
-            else:
-                memory, seen, position = prefix.select(rows), mask[rows], layout.position[rows]
-            return model(tokens[rows], position, None if everything else seen, memory, requests.impl)
+            memory = prefix if len(rows) == len(tokens) else prefix.select(rows)
+            return model(tokens[rows], layout.position[rows], memory=memory, impl=requests.impl)
 
         return rows_alone
 
@@ -184,9 +192,11 @@ def _evaluator(requests: Requests, canvas: Canvas, siblings: Siblings) -> Callab
     together = layout.map(lambda field: field[group].flatten(1))  # [Q, M L]
     together = replace(together, role=together.role.where((group >= 0).repeat_interleave(layout.shape[1], 1), Role.PAD))
     past = Layout.collate([requests.builders[b].build() for b in owners.tolist()])  # [Q, P]
-    memory = requests.cache and requests.cache.prefix(owners, torch.stack([starts[m[0]] for m in members]))
+    past = past.map(lambda field: field.to(starts.device))
+    lengths = torch.stack([starts[m[0]] for m in members])  # [Q]
+    memory = requests.cache and requests.cache.prefix(owners, lengths, together.real)
     query = together if memory else Layout.concatenate([past, together])
-    mask = sdpa_mask(query, Layout.concatenate([past, together]), siblings)
+    mask = Sight.of(query, Layout.concatenate([past, together]), siblings)
 
     def rows_together(rows: Tensor, tokens: Tensor) -> Tensor:
         fresh = tokens[group].flatten(1)  # [Q, M L]

@@ -17,7 +17,7 @@ from pdref.methods.autoregressive import per_document_mean
 from pdref.methods.decoding import Draw, Requests, Speaker
 from pdref.methods.denoising import Canvas, Unmasking, denoise
 from pdref.methods.generation import Generation
-from pdref.methods.planned_diffusion import draw_times
+from pdref.methods.planned_diffusion import draw_noise, draw_times
 from pdref.model.transformer import Transformer
 from pdref.ops.impl import Impl
 from pdref.ops.token_nll import IGNORE, token_nll
@@ -56,7 +56,7 @@ def nll_bound(
 ) -> Tensor:
     """(1/t) nats of each masked token [B, T] of layouts from `as_one_span`; summed, a draw of the bound."""
     times = draw_times(layout, generator)
-    masked = (layout.role == Role.CONTENT) & (torch.rand(layout.shape, generator=generator) < times)
+    masked = (layout.role == Role.CONTENT) & (draw_noise(layout, generator) < times)
     noised = layout.masked(masked)
     hidden = model(noised.token, noised.position, Sight.of(noised, noised), impl=impl)
     return token_nll(hidden, model.unembed.weight, layout.token.masked_fill(~masked, IGNORE), impl) / times

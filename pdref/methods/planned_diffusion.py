@@ -22,11 +22,11 @@ from pdref.methods.decoding import Draw, Requests, Speaker
 from pdref.methods.denoising import Canvas, Unmasking, denoise
 from pdref.methods.generation import Generation
 from pdref.model.transformer import Transformer
-from pdref.ops.planned_attention import Impl
-from pdref.ops.token_nll import token_nll
+from pdref.ops.impl import Impl
+from pdref.ops.planned_nll import planned_nll
 from pdref.text.document import Item, LengthOutOfRange, MisplacedTag, parse_plan, render_plan
-from pdref.text.layout import NO_SPAN, Layout, LayoutBuilder, Role, Stream, TooLong
-from pdref.text.mask import Siblings, sdpa_mask
+from pdref.text.layout import NO_SPAN, Layout, LayoutBuilder, Role, TooLong
+from pdref.text.mask import Siblings, Sight
 from pdref.text.tags import DocumentError, Tag
 
 T_FLOOR = 1e-3
@@ -59,12 +59,18 @@ def draw_times(layout: Layout, generator: torch.Generator | None = None) -> Tens
     """
     in_span = layout.span != NO_SPAN  # [B, T]
     key = layout.stage * (layout.span.max() + 1) + layout.span
-    rows = torch.arange(layout.shape[0])[:, None]
+    rows = torch.arange(layout.shape[0], device=key.device)[:, None]
     _, which = torch.unique((rows * (key.max() + 1) + key)[in_span], return_inverse=True)
     count = int(which.max()) + 1
     start = torch.rand((), generator=generator)
     levels = (start + torch.randperm(count, generator=generator) / count) % 1.0
-    return torch.ones(layout.shape).masked_scatter(in_span, levels.clamp_min(T_FLOOR)[which])
+    levels = levels.clamp_min(T_FLOOR).to(which.device)
+    return torch.ones(layout.shape, device=key.device).masked_scatter(in_span, levels[which])
+
+
+def draw_noise(layout: Layout, generator: torch.Generator | None = None) -> Tensor:
+    """A number in [0, 1) per token, [B, T]; drawn on the CPU, so that a seed means the same on every device."""
+    return torch.rand(layout.shape, generator=generator).to(layout.token.device)
 
 
 def terms(
@@ -79,20 +85,13 @@ def terms(
 
     `times` [B, T] are the noise levels of the content tokens (drawn, if None).
     """
-    B, T = layout.shape
     times = draw_times(layout, generator) if times is None else times
-    noise = torch.rand(layout.shape, generator=generator)  # [B, T]
-    masked = (layout.role == Role.CONTENT) & (noise < times)
+    masked = (layout.role == Role.CONTENT) & (draw_noise(layout, generator) < times)  # [B, T]
 
     copy, index = layout.span_copy()  # [B, U]
-    copy_masked = masked.gather(1, index) & (copy.stream == Stream.NOISED)
-    both = Layout.concatenate([layout, copy.masked(copy_masked)])  # [B, T + U]
-    hidden = model(both.token, both.position, sdpa_mask(both, both, siblings), impl=impl)
-
-    clean = next_token_nll(model, hidden[:, :T], layout)
-    nats = token_nll(hidden[:, T:][copy_masked], model.unembed.weight, copy.token[copy_masked])
-    diffusion = hidden.new_zeros(layout.shape).masked_scatter(masked, nats) / times
-    return Terms(clean, diffusion, layout)
+    both = Layout.concatenate([layout, copy.masked(masked.gather(1, index) & copy.real)])  # [B, T + U]
+    hidden = model(both.token, both.position, Sight.of(both, both, siblings), impl=impl)
+    return Terms(*planned_nll(hidden, model.unembed.weight, layout, masked, times, impl), layout)
 
 
 def released_terms(
@@ -109,13 +108,13 @@ def released_terms(
     in training though never at inference. (d) Later stages are trained on noised earlier spans: one stream.
     """
     single = layout.in_place()
-    times = torch.rand(layout.shape[0], 1, generator=generator).clamp_min(T_FLOOR)  # [B, 1]
+    times = torch.rand(layout.shape[0], 1, generator=generator).clamp_min(T_FLOOR).to(layout.token.device)  # [B, 1]
     async_tags = (layout.token == Tag.ASYNC) | (layout.token == Tag.END_ASYNC)
     maskable = (layout.role == Role.CONTENT) | async_tags  # (c)
-    masked = maskable & (torch.rand(layout.shape, generator=generator) < times)
+    masked = maskable & (draw_noise(layout, generator) < times)
     noised = single.masked(masked)  # (d)
-    hidden = model(noised.token, noised.position, sdpa_mask(noised, noised, siblings), impl=impl)
-    nats = next_token_nll(model, hidden, layout)  # [B, T], of token i from hidden i-1
+    hidden = model(noised.token, noised.position, Sight.of(noised, noised, siblings), impl=impl)
+    nats = next_token_nll(model, hidden, layout, impl)  # [B, T], of token i from hidden i-1
     gated = masked.roll(1, dims=1) & layout.real  # (b): the gate of i-1 on the target i
     return Terms(nats * layout.planned / times, nats * gated / times, layout)  # (a)
 
@@ -148,11 +147,12 @@ def log_likelihood(
     samples: int = 64,
     generator: torch.Generator | None = None,
     siblings: Siblings = "sparse",
+    impl: Impl = "auto",
 ) -> Likelihood:
     """The joint log-likelihood of a batch; the diffusion term from `samples` >= 2 noise levels per span."""
     if samples < 2:
         raise ValueError(f"an error needs at least 2 samples, not {samples}")
-    draws = [terms(model, layout, generator, siblings=siblings) for _ in range(samples)]
+    draws = [terms(model, layout, generator, siblings=siblings, impl=impl) for _ in range(samples)]
     bounds = -torch.stack([draw.diffusion.sum(1) for draw in draws])  # [samples, B]
     return Likelihood(-draws[0].plan.sum(1), Estimate(bounds.mean(0), bounds.std(0) / samples**0.5))
 

@@ -8,10 +8,16 @@ those of a request's own future, which no query sees.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from pdref.model.transformer import Config
+from pdref.ops.impl import Impl, choose
+from pdref.ops.planned_attention import planned_attention
+from pdref.ops.span_attention import Reach, span_attention
+from pdref.text.mask import Sight
 
 
 class Cache:
@@ -30,52 +36,109 @@ class Cache:
         """Where a forward over `positions` [R, T] of the requests `rows` [R] (all, if None) reads and writes."""
         return Writer(self, positions, rows)
 
-    def prefix(self, rows: Tensor, lengths: Tensor) -> Prefix:
-        """The first `lengths` [R] tokens of the requests `rows` [R], for spans that read and do not write."""
-        return Prefix(self.entries[:, rows, :, : int(lengths.max())])
+    def prefix(self, rows: Tensor, lengths: Tensor, own: Tensor) -> Prefix:
+        """The first `lengths` [R] tokens of the requests `rows` [R], for spans that read and do not write.
+
+        `own` [R, L] bool are the tokens of each span, of which the fillers come last.
+        """
+        return Prefix(self.entries, Reach(rows, lengths, own.sum(1), own.shape[1]))
 
 
 class Writer:
-    """Writes a forward's keys into their slots and returns all slots so far."""
+    """Writes a forward's keys into their slots and reads all slots so far."""
 
     def __init__(self, cache: Cache, positions: Tensor, rows: Tensor | None) -> None:
-        self.cache, self.rows = cache, rows
+        self.cache, self.rows, self.positions = cache, rows, positions
         self.end = int(positions.max()) + 1
         if self.end > cache.capacity:
             raise ValueError(f"position {self.end - 1} is outside the cache of {cache.capacity} slots")
         R, T = positions.shape
-        self.where = (torch.arange(R, device=positions.device) if rows is None else rows)[:, None], positions
         # One token of one request, or a batch in step, is one slice: the fast path of every decoding loop.
         aligned = rows is None and (R == 1 or bool((positions == positions[:1]).all()))
         self.slots = slice(self.end - T, self.end) if aligned else None
-        self.mask = None if aligned and T == 1 else _see_past(positions, self.end)
+
+    @cached_property
+    def where(self) -> tuple[Tensor, Tensor]:
+        """Row and slot of each token, [R, 1] and [R, T]."""
+        rows = torch.arange(len(self.positions), device=self.positions.device) if self.rows is None else self.rows
+        return rows[:, None], self.positions
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Slots up to the query's own, [R, 1, T, end]; None where that is all of them."""
+        if self.slots is not None and self.positions.shape[1] == 1:
+            return None
+        return torch.arange(self.end, device=self.positions.device) <= self.positions[:, None, :, None]
+
+    @cached_property
+    def sight(self) -> Sight:
+        """The same for kernels."""
+        slots = torch.arange(self.end, device=self.positions.device)
+        return Sight.past(self.positions, slots.expand(len(self.positions), -1))
+
+    @cached_property
+    def reach(self) -> Reach:
+        """The same for one token a request: a span of length one after its past."""
+        past = self.positions[:, 0]
+        return Reach(self.where[0][:, 0], past, torch.ones_like(past), 1)
 
     def extend(self, layer: int, entries: Tensor) -> Tensor:
         """See `Memory.extend`."""
+        store = self.write(layer, entries)
+        return store[:, :, : self.end] if self.rows is None else store[self.rows, :, : self.end]
+
+    def write(self, layer: int, entries: Tensor) -> Tensor:
+        """Put new keys and values into their slots; returns the layer's whole cache."""
         store = self.cache.entries[layer]
         if self.slots is not None:
             store[:, :, self.slots] = entries
-            return store[:, :, : self.end]
-        rows, positions = self.where
-        store[rows, :, positions] = entries.transpose(1, 2)
-        return store[:, :, : self.end] if self.rows is None else store[self.rows, :, : self.end]
+        else:
+            rows, slots = self.where
+            store[rows, :, slots] = entries.transpose(1, 2)
+        return store
+
+    def attend(self, layer: int, q: Tensor, entries: Tensor, mask: Tensor | Sight | None, impl: Impl) -> Tensor:
+        """See `Memory.attend`."""
+        if mask is None:
+            if choose(impl, q) != "triton":
+                mask = self.mask
+            elif q.shape[2] == 1:
+                return span_attention(q, entries, self.write(layer, entries), self.reach, impl)
+            else:
+                mask = self.sight
+        k, v = self.extend(layer, entries).chunk(2, 1)
+        return planned_attention(q, k, v, mask, impl=impl)
 
 
 class Prefix:
-    """Frozen keys and values that every forward of a span reads before its own."""
+    """What spans read before their own tokens: the frozen keys and values of their requests."""
 
-    def __init__(self, entries: Tensor) -> None:
-        self.entries = entries
+    def __init__(self, entries: Tensor, reach: Reach) -> None:
+        self.entries, self.reach = entries, reach
 
     def select(self, rows: Tensor) -> Prefix:
-        """Only some of the rows, once the others are finished."""
-        return Prefix(self.entries[:, rows])
+        """Only some of the spans, once the others are finished."""
+        return Prefix(self.entries, self.reach.select(rows))
+
+    @property
+    def mask(self) -> Tensor | None:
+        """See `Memory.mask`."""
+        return self.reach.mask
+
+    @cached_property
+    def copies(self) -> Tensor:
+        """A copy of its past for each span, made once for all steps, [N, K, 2G, P, Dh]; kernels need none."""
+        return self.entries[:, :, :, : self.reach.longest].index_select(1, self.reach.owner)
 
     def extend(self, layer: int, entries: Tensor) -> Tensor:
         """See `Memory.extend`."""
-        return torch.cat([self.entries[layer], entries], 2)
+        return torch.cat([self.copies[layer], entries], 2)
 
-
-def _see_past(positions: Tensor, end: int) -> Tensor:
-    """[R, 1, T, end]: slots up to the query's own."""
-    return torch.arange(end, device=positions.device) <= positions[:, None, :, None]
+    def attend(self, layer: int, q: Tensor, entries: Tensor, mask: Tensor | Sight | None, impl: Impl) -> Tensor:
+        """See `Memory.attend`."""
+        if mask is None:
+            if choose(impl, q) == "triton":
+                return span_attention(q, entries, self.entries[layer], self.reach, impl)
+            mask = self.mask
+        k, v = self.extend(layer, entries).chunk(2, 1)
+        return planned_attention(q, k, v, mask, impl=impl)

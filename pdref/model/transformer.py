@@ -8,6 +8,7 @@ size with two-stream training and stall; see LOG.md.) One dial: `Config.of_depth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -15,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pdref.model.norm import RMSNorm
-from pdref.ops.planned_attention import Impl, planned_attention
+from pdref.ops.impl import Impl
+from pdref.ops.planned_attention import planned_attention
+from pdref.text.mask import Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,19 @@ class Config:
 
 
 class Memory(Protocol):
-    """What a layer's keys and values join before attention; see `cache`."""
+    """What a layer's queries attend to beside each other; see `cache`."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which of the S keys that `extend` returns each query sees, [B, 1, T or 1, S] bool; None for all of them."""
+        ...
 
     def extend(self, layer: int, entries: Tensor) -> Tensor:
-        """Take new keys and values [B, 2G, T, Dh] (G key heads, then G value heads); return all that the queries
-        may see, [B, 2G, S, Dh]."""
+        """Take new keys and values [B, 2G, T, Dh] (G key heads, then G value heads); return all, [B, 2G, S, Dh]."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, entries: Tensor, mask: Tensor | Sight | None, impl: Impl) -> Tensor:
+        """Attend q [B, H, T, Dh] to what `extend` returns, under `mask`, or the memory's own if it is None."""
         ...
 
 
@@ -68,7 +79,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, turn: Tensor, mask: Tensor | None, causal: bool, memory: Memory | None, impl: Impl
+        self, x: Tensor, turn: Tensor, mask: Tensor | Sight | None, causal: bool, memory: Memory | None, impl: Impl
     ) -> Tensor:
         """x [B, T, D], turn [B, T, H + 2G, Dh/2] complex -> [B, T, D]."""
         B, T, D = x.shape
@@ -76,9 +87,10 @@ class Attention(nn.Module):
         heads = F.linear(x, self.qkv.weight).view(B, T, H + 2 * G, self.head_width)
         q, entries = rotate(heads, turn).transpose(1, 2).split_with_sizes([H, 2 * G], 1)  # [B, H | 2G, T, Dh]
         if memory is not None:
-            entries = memory.extend(self.layer, entries)  # [B, 2G, S, Dh]
-        k, v = entries.split_with_sizes([G, G], 1)
-        y = planned_attention(q, k, v, mask, causal, impl)
+            y = memory.attend(self.layer, q, entries, mask, impl)
+        else:
+            k, v = entries.split_with_sizes([G, G], 1)
+            y = planned_attention(q, k, v, mask, causal, impl)
         return F.linear(y.transpose(1, 2).reshape(B, T, D), self.out.weight)
 
 
@@ -94,7 +106,7 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * config.width, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, turn: Tensor, mask: Tensor | None, causal: bool, memory: Memory | None, impl: Impl
+        self, x: Tensor, turn: Tensor, mask: Tensor | Sight | None, causal: bool, memory: Memory | None, impl: Impl
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         # `forward` and `F.linear` instead of calls of modules: a fifth of a token's time when decoding at batch 1.
@@ -123,15 +135,27 @@ class Transformer(nn.Module):
         self,
         tokens: Tensor,
         positions: Tensor,
-        mask: Tensor | None = None,
+        mask: Tensor | Sight | None = None,
         memory: Memory | None = None,
         impl: Impl = "auto",
     ) -> Tensor:
-        """Hidden states [B, T, D] of `tokens`, `positions` [B, T] int64; `mask` [B, 1, T, S] bool, None for causal.
+        """Hidden states [B, T, D] of `tokens`, `positions` [B, T] int64; `mask` is a `Sight` or [B, 1, T, S] bool.
 
-        With a memory and no mask, every query sees all that the memory returns. Raises ValueError for another
+        Without a mask the forward is causal, or with a memory as the memory has it. Raises ValueError for another
         dtype or shape and, on a CPU, for tokens outside the vocabulary or positions outside the context.
         """
+        return self.norm.forward(self.stream(tokens, positions, mask, memory, impl))
+
+    def stream(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | Sight | None = None,
+        memory: Memory | None = None,
+        impl: Impl = "auto",
+        layers: int | None = None,
+    ) -> Tensor:
+        """The residual stream [B, T, D] after the first `layers` (all, if None), as `forward` has it."""
         if tokens.dtype != torch.int64 or tokens.shape != positions.shape or tokens.dim() != 2:
             raise ValueError(
                 f"tokens and positions are int64 [B, T], not {tokens.dtype} {[*tokens.shape]}, {[*positions.shape]}"
@@ -145,9 +169,9 @@ class Transformer(nn.Module):
                 f"positions {int(positions.max())} of a context of {self.config.context}"
             ) from None
         causal = mask is None and memory is None
-        for block in self.blocks:
+        for block in islice(self.blocks, layers):
             x = block.forward(x, turn, mask, causal, memory, impl)
-        return self.norm.forward(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""

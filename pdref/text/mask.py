@@ -1,4 +1,4 @@
-"""Who may attend to whom: one rule over layout fields, and the four forms in which kernels want it.
+"""Who may attend to whom: one rule over layout fields, and the four forms in which attention wants it.
 
 The rule, row by row (Planned Diffusion, released code; the streams are ours, see `layout`):
 
@@ -12,7 +12,9 @@ The rule, row by row (Planned Diffusion, released code; the streams are ours, se
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,8 +32,7 @@ def may_attend(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Ten
 
     Raises ValueError for an unknown `siblings`.
     """
-    if siblings not in ("sparse", "dense"):
-        raise ValueError(f"siblings is 'sparse' or 'dense', not {siblings!r}")
+    _require_known(siblings)
     causal = query.stream == CLEAN
     same_stage = (key.stage == query.stage) & (key.span != NO_SPAN) & (query.span != NO_SPAN)
     past = (key.position <= query.position) & (key.stream != NOISED) & (causal | ~same_stage)
@@ -42,14 +43,75 @@ def may_attend(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Ten
 
 def dense_mask(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Tensor:
     """The rule as booleans [B, Tq, Tk]."""
-    if query.token.device != key.token.device:
-        raise LayoutError(f"queries are on {query.token.device}, keys on {key.token.device}")
+    _require_one_device(query, key)
     return may_attend(query.map(lambda f: f[:, :, None]), key.map(lambda f: f[:, None, :]), siblings)
 
 
-def sdpa_mask(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Tensor:
-    """The rule for `scaled_dot_product_attention`, [B, 1, Tq, Tk], the same for all heads."""
-    return dense_mask(query, key, siblings)[:, None]
+NEVER = 2**31 - 1  # a key's position that no query reaches, and its block or region where it has none
+NOWHERE = -1  # the block or region of a query that has none: no key's
+MOST_SPANS = 2**16  # in a stage: regions are numbered by stage (up to 10,922 of them), stream and span
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """The rule as three integers a token, for attention that asks it pair by pair and holds no [Tq, Tk] mask:
+
+        may attend  =  (key position <= query position  and  key block != query block)  or  key region == query region
+
+    `query` [3, B, Tq] and `key` [3, B, Tk] are int32, not negative but for `NOWHERE`; their rows are position, block
+    and region. A block is a stage whose spans a noised token does not look back on, a region is what a noised token
+    sees both ways. B may be 1 for any batch.
+    """
+
+    query: Tensor
+    key: Tensor
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What an attention derives from the rule once, for all layers."""
+
+    @classmethod
+    def of(cls, query: Layout, key: Layout, siblings: Siblings = "sparse") -> Sight:
+        """The rule for two layouts, or parts of them. Raises as `dense_mask` does."""
+        _require_known(siblings)
+        _require_one_device(query, key)
+
+        def region(tokens: Layout) -> Tensor:
+            number = (tokens.stage * len(Stream) + tokens.stream) * MOST_SPANS
+            return number + tokens.span if siblings == "sparse" else number
+
+        noised = (query.stream != CLEAN) & (query.span != NO_SPAN)
+        of_query = query.position, query.stage.where(noised, NOWHERE), region(query).where(noised, NOWHERE)
+        real, in_span = key.role != PAD, key.span != NO_SPAN
+        of_key = (
+            key.position.where(real & (key.stream != NOISED), NEVER),
+            key.stage.where(in_span, NEVER),
+            region(key).where(real & in_span & (key.stream != CLEAN), NEVER),  # no clean query has a region
+        )
+        return cls(*(torch.stack(numbers).to(torch.int32) for numbers in (of_query, of_key)))
+
+    @classmethod
+    def past(cls, query: Tensor, key: Tensor) -> Sight:
+        """Queries at positions [B, Tq] see the keys at positions [B, Tk] up to their own."""
+
+        def numbers(position: Tensor, none: int) -> Tensor:
+            return torch.stack([position, *2 * [torch.full_like(position, none)]]).to(torch.int32)
+
+        return cls(numbers(query, NOWHERE), numbers(key, NEVER))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """B, Tq, Tk."""
+        return *self.query.shape[1:], self.key.shape[2]
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """The rule for `scaled_dot_product_attention`, [B, 1, Tq, Tk] bool, the same for all heads."""
+        return sees(self.query[:, :, None, :, None], self.key[:, :, None, None, :])
+
+
+def sees(query: Tensor, key: Tensor) -> Tensor:
+    """The rule on the integers of a `Sight`, [3, ...] each; what follows the 3 broadcasts."""
+    (position, block, region), (key_position, key_block, key_region) = query, key
+    return (key_position <= position).logical_and_(key_block != block).logical_or_(key_region == region)
 
 
 def flex_mask_mod(query: Layout, key: Layout, siblings: Siblings = "sparse") -> Callable[..., Tensor]:
@@ -76,3 +138,13 @@ def tile_map(query: Layout, key: Layout, block: int, siblings: Siblings = "spars
         for fill in (False, True)
     )
     return some.any(dim=4).any(dim=2).long() + every.all(dim=4).all(dim=2).long()
+
+
+def _require_known(siblings: str) -> None:
+    if siblings not in ("sparse", "dense"):
+        raise ValueError(f"siblings is 'sparse' or 'dense', not {siblings!r}")
+
+
+def _require_one_device(query: Layout, key: Layout) -> None:
+    if query.token.device != key.token.device:
+        raise LayoutError(f"queries are on {query.token.device}, keys on {key.token.device}")

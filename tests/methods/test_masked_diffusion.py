@@ -13,7 +13,7 @@ from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.denoising import Order, Unmasking
 from pdref.methods.masked_diffusion import as_one_span, nll_bound, objective, sample
 from pdref.text.layout import NO_SPAN, Grammar, Layout, Role, Stream, TooLong
-from pdref.text.mask import sdpa_mask
+from pdref.text.mask import dense_mask
 from pdref.text.tags import Tag
 
 GRAMMAR = Grammar(grid=2)
@@ -45,7 +45,7 @@ def test_a_response_longer_than_the_span_is_refused() -> None:
 
 def test_a_response_sees_prompt_and_itself_and_the_prompt_its_past() -> None:
     batch = as_one_span(Layout.collate(worlds.layouts(GRAMMAR)), LONGEST)
-    mask = sdpa_mask(batch, batch)[:, 0]
+    mask = dense_mask(batch, batch)
     for b, given in enumerate((batch.role == Role.PROMPT).sum(1).tolist()):
         end = given + LONGEST
         assert torch.equal(mask[b, :given], torch.ones(batch.shape[1:] * 2).tril().bool()[:given])

@@ -49,7 +49,7 @@ from pdref.methods.planned_diffusion import (
 )
 from pdref.text.document import Item
 from pdref.text.layout import NO_SPAN, Grammar, Layout, Role, TooLong, encode
-from pdref.text.mask import Siblings, sdpa_mask
+from pdref.text.mask import Siblings, Sight, dense_mask
 from pdref.text.tags import Tag
 
 RATIOS = [1, 0.5, 0.34, 0.1, 0.01]
@@ -386,7 +386,7 @@ def test_gradients_flow_exactly_where_the_rule_allows(siblings: Siblings) -> Non
 def test_layers_carry_nothing_that_the_rule_forbids(siblings: Siblings, stream: str) -> None:
     layout = worlds.layouts(Grammar(grid=1))[2]
     layout = layout.in_place() if stream == "one" else Layout.concatenate([layout, layout.span_copy()[0]])
-    once = sdpa_mask(layout, layout, siblings)[0, 0]
+    (once,) = dense_mask(layout, layout, siblings)
     twice = (once.float() @ once.float()) > 0
     assert torch.equal(once, twice), "what a token sees through others, it may see itself"
 
@@ -400,9 +400,9 @@ def test_no_output_moves_when_a_token_changes_that_it_may_not_see(siblings: Sibl
     batch = layout.map(lambda field: field.expand(T + 1, -1))
     tokens = batch.token.clone()
     tokens[range(T), range(T)] = worlds.ids("fox")[0]  # row j has another token at j; the last row is as it was
-    hidden = model(tokens, batch.position, sdpa_mask(batch, batch, siblings))
+    hidden = model(tokens, batch.position, Sight.of(batch, batch, siblings))
     moved = (hidden[:T] - hidden[T]).abs().amax(-1).T > 1e-12  # [T, T]: output i moves with token j
-    assert not (moved & ~sdpa_mask(layout, layout, siblings)[0, 0]).any()
+    assert not (moved & ~dense_mask(layout, layout, siblings)[0]).any()
     assert (moved.diagonal() | (layout.token[0] == worlds.ids("fox")[0])).all()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from pdref.model.cache import Cache
 from pdref.model.transformer import Config, Transformer
 from pdref.text.layout import Layout
-from pdref.text.mask import sdpa_mask
+from pdref.text.mask import Sight
 
 V, C, T = 23, 32, 14
 CONFIG = Config(V, C, 2, 16, 4, 2)
@@ -38,8 +39,7 @@ def at(positions: list[int], batch: int) -> Tensor:
 
 
 def read(model: Transformer, cache: Cache, tokens: Tensor, positions: Tensor, rows: Tensor | None = None) -> Tensor:
-    writer = cache.at(positions, rows)
-    return model(tokens, positions, writer.mask, writer)
+    return model(tokens, positions, memory=cache.at(positions, rows))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -137,38 +137,66 @@ def test_noised_spans_on_a_prefix_are_the_noised_stream_of_the_whole(
         prefix = copy.position[copy.stage == 1].min()[None]  # up to and including the plan of the second stage
         noised = copy.masked(copy.token == 9)  # every content token
         both = Layout.concatenate([document, noised])
-        whole = model(both.token, both.position, sdpa_mask(both, both))[:, document.shape[1] :]
+        whole = model(both.token, both.position, Sight.of(both, both))[:, document.shape[1] :]
         for span in (copy.span[0][copy.stage[0] == 1]).unique().tolist():
             here = ((copy.stage == 1) & (copy.span == span))[0]
-            memory = cache.prefix(torch.tensor([b]), prefix)
-            hidden = model(noised.token[:, here], noised.position[:, here], None, memory)
+            memory = cache.prefix(torch.tensor([b]), prefix, noised.real[:, here])
+            hidden = model(noised.token[:, here], noised.position[:, here], memory=memory)
             same(hidden, whole[:, here])
 
 
-def test_a_ragged_prefix_needs_a_mask_and_selects_its_rows(model: Transformer, tokens: Tensor) -> None:
+def test_ragged_spans_on_ragged_prefixes_read_as_if_alone(model: Transformer, tokens: Tensor) -> None:
     cache = empty(model, 3)
     read(model, cache, tokens, at(list(range(T)), 3))
-    owners, lengths = torch.tensor([0, 2, 2]), torch.tensor([4, 9, 9])
-    positions = lengths[:, None] + torch.arange(3)
+    owners, starts, lengths = torch.tensor([0, 2, 2]), torch.tensor([4, 9, 9]), torch.tensor([3, 1, 2])
+    positions = starts[:, None] + torch.arange(3)
     spans = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
-    prefix = cache.prefix(owners, lengths)
-    assert prefix.entries.shape[3] == 9, "as long as the longest"
-    written = torch.arange(9) < lengths[:, None]
-    mask = torch.cat([written, torch.ones(3, 3, dtype=torch.bool)], 1)[:, None, None]
-    together = model(spans, positions, mask, prefix)
-    for k in range(3):
-        alone = cache.prefix(owners[k : k + 1], lengths[k : k + 1])
-        same(together[k : k + 1], model(spans[k : k + 1], positions[k : k + 1], None, alone))
+    real = torch.arange(3) < lengths[:, None]
+    prefix = cache.prefix(owners, starts, real)
+    together = model(spans, positions, memory=prefix)
+    for k, n in enumerate(lengths.tolist()):
+        alone = cache.prefix(owners[k : k + 1], starts[k : k + 1], real[k : k + 1, :n])
+        same(together[k : k + 1, :n], model(spans[k : k + 1, :n], positions[k : k + 1, :n], memory=alone))
     rows = torch.tensor([2, 0])
-    same(model(spans[rows], positions[rows], mask[rows], prefix.select(rows)), together[rows])
+    same(model(spans[rows], positions[rows], memory=prefix.select(rows)), together[rows])
+
+
+def test_a_mask_of_the_callers_replaces_the_memorys(model: Transformer, tokens: Tensor) -> None:
+    cache = empty(model, 3)
+    read(model, cache, tokens, at(list(range(T)), 3))
+    spans, positions, own = tokens[:, :3], at([9, 10, 11], 3), torch.ones(3, 3, dtype=torch.bool)
+    prefix = cache.prefix(torch.arange(3), torch.full((3,), 9), own)
+    slots = torch.arange(12)
+    causal = model(spans, positions, Sight.past(positions, slots.expand(3, -1)), prefix)
+    same(causal, model(spans, positions, (slots <= positions[:, :, None])[:, None], prefix))
+    assert not torch.allclose(causal, model(spans, positions, memory=prefix))
 
 
 def test_reading_a_prefix_writes_nothing(model: Transformer, tokens: Tensor) -> None:
     cache = empty(model, 3)
     read(model, cache, tokens, at(list(range(T)), 3))
     before = cache.entries.clone()
-    model(tokens[:, :3], at([5, 6, 7], 3), None, cache.prefix(torch.arange(3), torch.full((3,), 5)))
+    prefix = cache.prefix(torch.arange(3), torch.full((3,), 5), torch.ones(3, 3, dtype=torch.bool))
+    model(tokens[:, :3], at([5, 6, 7], 3), memory=prefix)
     assert torch.equal(cache.entries, before)
+
+
+@pytest.mark.parametrize("positions", [[[3], [7], [5]], [[6], [6], [6]], [[3, 4, 5], [7, 8, 9], [0, 1, 2]]], ids=str)
+@pytest.mark.parametrize("rows", [None, [2, 0, 1]], ids=str)
+def test_kernels_read_the_cache_as_pytorch_does(
+    model: Transformer, tokens: Tensor, positions: list[list[int]], rows: list[int] | None
+) -> None:
+    model, at_positions = copy.deepcopy(model).float(), torch.tensor(positions)
+    which = None if rows is None else torch.tensor(rows)
+    found = {}
+    for impl in ("torch", "triton"):
+        cache = empty(model, 3)
+        model(tokens[:, :10], at(list(range(10)), 3), memory=cache.at(at(list(range(10)), 3)))
+        fresh = tokens.gather(1, at_positions + 1)
+        hidden = model(fresh, at_positions, memory=cache.at(at_positions, which), impl=impl)
+        found[impl] = hidden, cache.entries
+    for stock, ours in zip(found["torch"], found["triton"], strict=True):
+        same(ours, stock, rtol=1e-4, atol=1e-5)
 
 
 def test_the_cache_is_of_the_models_dtype(model: Transformer) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pdref.model.transformer import Config, Transformer, rotate, turns
 from pdref.text.layout import Layout
-from pdref.text.mask import Siblings, dense_mask, sdpa_mask
+from pdref.text.mask import Siblings, Sight, dense_mask
 
 V, C = 23, 64
 GROUPINGS = pytest.mark.parametrize(("heads", "key_heads"), [(1, 1), (4, 4), (4, 2), (4, 1)])
@@ -107,7 +107,7 @@ def test_an_output_depends_on_exactly_the_tokens_that_it_may_see(
     layout = Layout.concatenate([clean, clean.span_copy()[0]]) if stream == "two streams" else clean.in_place()
     model, embedded = build(), []
     hook = model.embed.register_forward_hook(lambda _, __, out: embedded.append(out))
-    hidden = model(layout.token, layout.position, sdpa_mask(layout, layout, siblings))
+    hidden = model(layout.token, layout.position, Sight.of(layout, layout, siblings))
     hook.remove()
     upstream = torch.randn(hidden.shape[-1], dtype=torch.float64)
     gradients = [torch.autograd.grad(h @ upstream, embedded[0], retain_graph=True)[0][0] for h in hidden[0]]

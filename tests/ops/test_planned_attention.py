@@ -209,6 +209,14 @@ def test_tiles_that_the_rule_leaves_empty_are_not_multiplied(monkeypatch: pytest
     assert len(seen) == 7 and float(sight.dense.float().mean()) * 400**2 < sum(seen) < 0.6 * 400**2
 
 
+def test_auto_gives_to_pytorch_what_the_kernels_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdref.ops.planned_attention.choose", lambda *_: "triton")  # as on a GPU
+    q, k, v, mask = problem(3, 5)
+    torch.testing.assert_close(planned_attention(q, k, v, mask), by_loops(q, k, v, mask))
+    q, k, v, sight = ruled(9, D=130)
+    torch.testing.assert_close(planned_attention(q, k, v, sight), by_loops(q, k, v, sight.dense))
+
+
 def test_small_texts_take_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v, sight = ruled(100)
     monkeypatch.setattr(tiled, "scaled_dot_product_attention", None)

@@ -122,6 +122,16 @@ def test_what_the_kernel_cannot_do_is_refused() -> None:
     q, own, past, reach = tensors(dtype=torch.float32)
     with pytest.raises(ValueError, match="reads a cache without gradients"):
         span_attention(q.requires_grad_(), own, past, reach, "triton")
+    with pytest.raises(ValueError, match="heads up to 128 wide, not 136"):
+        span_attention(*tensors(D=136, dtype=torch.float32), "triton")
+
+
+def test_auto_gives_to_pytorch_what_the_kernel_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdref.ops.span_attention.choose", lambda *_: "triton")  # as on a GPU
+    q, own, past, reach = tensors()
+    assert span_attention(q.requires_grad_(), own, past, reach).requires_grad
+    wide = tensors(D=136)
+    torch.testing.assert_close(span_attention(*wide), by_loops(*wide))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from pdref.text.layout import Layout, Stream
-from pdref.text.mask import EMPTY, FULL, PARTIAL, Siblings, dense_mask, flex_mask_mod, sdpa_mask, tile_map
+from pdref.text.layout import Layout, LayoutError, Stream
+from pdref.text.mask import EMPTY, FULL, PARTIAL, Siblings, Sight, dense_mask, flex_mask_mod, tile_map
 
 Draw = Callable[[str], Layout]
 
@@ -280,7 +280,7 @@ def test_all_forms_say_the_same(drawn: Draw, siblings: Siblings) -> None:
     B, T = layout.shape
     mask = dense_mask(layout, layout, siblings)
     assert not layout.real.all() and mask.shape == (B, T, T)
-    assert torch.equal(sdpa_mask(layout, layout, siblings), mask[:, None])
+    assert torch.equal(Sight.of(layout, layout, siblings).dense, mask[:, None])
     flexible = create_mask(flex_mask_mod(layout, layout, siblings), B, 1, T, T, device="cpu")
     assert torch.equal(flexible[:, 0], mask)
 
@@ -292,7 +292,7 @@ def test_flex_attention_under_the_rule_is_sdpa_under_it(drawn: Draw) -> None:
     q, k, v = torch.randn(3, B, 2, T, 8, generator=torch.Generator().manual_seed(0))
     blocks = create_block_mask(flex_mask_mod(layout, layout), B, None, T, T, device="cpu", BLOCK_SIZE=16)
     flexible = flex_attention(q, k, v, block_mask=blocks)
-    torch.testing.assert_close(flexible, scaled_dot_product_attention(q, k, v, sdpa_mask(layout, layout)))
+    torch.testing.assert_close(flexible, scaled_dot_product_attention(q, k, v, Sight.of(layout, layout).dense))
 
 
 @settings(max_examples=50)
@@ -310,6 +310,38 @@ def test_every_tile_is_what_its_tokens_make_it(
         for j, tile in enumerate(row):
             seen = mask[0, i * block : (i + 1) * block, j * block : (j + 1) * block]
             assert tile == (FULL if seen.all() else PARTIAL if seen.any() else EMPTY)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_three_integers_a_token_draw_the_same_pictures(drawn: Draw, name: str) -> None:
+    layout, siblings = PICTURES[name].layout(drawn), PICTURES[name].siblings
+    assert torch.equal(Sight.of(layout, layout, siblings).dense[:, 0], dense_mask(layout, layout, siblings))
+
+
+@given(documents=st.lists(SHAPES, min_size=1, max_size=3), siblings=EITHER, data=st.data())
+def test_three_integers_a_token_are_the_rule(
+    drawn: Draw, documents: list[list[list[int]]], siblings: Siblings, data: st.DataObject
+) -> None:
+    clean = Layout.collate([drawn("".join(piece.kind for piece in pieces_of(stages))) for stages in documents])
+    streams = [clean, clean.span_copy()[0], clean.in_place(), Layout.concatenate([clean, clean.span_copy()[0]])]
+    query, key = (data.draw(st.sampled_from(streams), side) for side in ("query", "key"))
+    sight = Sight.of(query, key, siblings)
+    assert torch.equal(sight.dense[:, 0], dense_mask(query, key, siblings))
+    assert sight.shape == sight.dense[:, 0].shape
+    assert sight.query.dtype == sight.key.dtype == torch.int32 and sight.query.min() >= -1 and sight.key.min() >= 0
+
+
+def test_the_past_is_the_triangle_wherever_the_tokens_stand() -> None:
+    query, key = torch.tensor([[3, 0, 7]]), torch.tensor([[2, 3, 4, 7]])
+    assert torch.equal(Sight.past(query, key).dense[:, 0], key[:, None] <= query[:, :, None])
+
+
+def test_a_sight_refuses_what_the_rule_refuses(drawn: Draw) -> None:
+    layout = drawn("cz<x>$")
+    with pytest.raises(ValueError, match="siblings is 'sparse' or 'dense', not 'loose'"):
+        Sight.of(layout, layout, "loose")  # type: ignore[arg-type]
+    with pytest.raises(LayoutError, match="queries are on cpu, keys on meta"):
+        Sight.of(layout, layout.map(lambda field: field.to("meta")))
 
 
 def test_queries_and_keys_may_be_parts_of_a_layout(drawn: Draw) -> None:

@@ -56,8 +56,8 @@ def _gradient(hidden: Tensor, unembedding: Tensor, targets: Tensor, log_z: Tenso
     gradient = torch.empty(N, V, dtype=hidden.dtype, device=hidden.device)
     shape = tiles(hidden, unembedding)
     _tile_gradient[shape.grid(N, V)](
-        hidden, unembedding, targets.contiguous(), log_z, a, b, gradient, N, V, D, hidden.stride(0), unembedding.stride(0),
-        **shape._asdict(),
+        hidden, unembedding, targets.contiguous(), log_z, a, b, gradient, N, V, D, hidden.stride(0),
+        unembedding.stride(0), **shape._asdict(),
     )  # fmt: skip
     return gradient
 
