@@ -18,8 +18,8 @@ from torch import Tensor
 from pdref.ops.impl import Impl, choose
 from pdref.ops.unmask.naive import most_confident_naive, unmask_naive
 
-KEPT = 2**24
-"""Scores that the torch path holds at a time, 64 MB."""
+KEPT = 2**22
+"""Scores that the torch path holds at a time, 16 MB; noise takes several times as much."""
 
 
 class Drawn(NamedTuple):
