@@ -14,8 +14,13 @@ from pdref.lab.kernels.entry import EXCESS, NO_SPILLS, Entry
 from pdref.lab.kernels.report import Report
 
 
+WIDTH = 120
+
+
 def show(report: Report, console: Console) -> None:
     """Both tables, what they mean, and what is wrong."""
+    if console.width < WIDTH and not console.is_terminal:  # a pipe has no width of its own
+        console = Console(file=console.file, width=WIDTH)
     console.print(code_table(report), traffic_table(report))
     for note in report.notes():
         console.print(f"[yellow]Note:[/] {note}", highlight=False, soft_wrap=True)
