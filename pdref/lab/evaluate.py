@@ -7,7 +7,7 @@ import lzma
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Literal
 
@@ -18,7 +18,7 @@ from pdref.methods import autoregressive, masked_diffusion, planned_diffusion
 from pdref.methods.autoregressive import document_nll
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.denoising import Unmasking
-from pdref.methods.generation import Generation
+from pdref.methods.generation import Drafted, Generation
 from pdref.methods.planned_diffusion import log_likelihood
 from pdref.text.document import PlannedDocument
 from pdref.text.layout import Layout, Role, encode
@@ -30,23 +30,27 @@ Method = Literal["autoregressive", "diffusion", "planned"]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to answer a prompt. `response` is the length that diffusion of the whole response starts from."""
+    """One way to answer a prompt. `response` is the length that diffusion of the whole response starts from.
+
+    `ahead` is how many tokens are drafted at once by a model that can (None: as many as it has further heads).
+    """
 
     method: Method
     step_ratio: float = 1.0
     siblings: Siblings = "sparse"
     response: int = 256
+    ahead: int | None = 0
 
     @property
     def label(self) -> str:
         """As it stands in tables and figures."""
-        if self.method == "autoregressive":
-            return "autoregressive"
-        return f"{self.method} r={self.step_ratio:g}"
+        name = "autoregressive" if self.method == "autoregressive" else f"{self.method} r={self.step_ratio:g}"
+        drafted = "" if self.ahead == 0 else " drafted" if self.ahead is None else f" drafted {self.ahead}"
+        return name + drafted
 
     def sample(self, speaker: Speaker, prompts: Sequence[str], draw: Draw | None = None) -> list[Generation]:
         """Answer `prompts` side by side."""
-        unmasking = Unmasking(self.step_ratio)
+        unmasking, draw = Unmasking(self.step_ratio), replace(draw or Draw(), ahead=self.ahead)
         if self.method == "autoregressive":
             return autoregressive.sample(speaker, prompts, draw)
         if self.method == "diffusion":
@@ -69,6 +73,9 @@ class Row:
     seconds: dict[int, float]  # by batch size, per document: median of the repeats
     shorter_path: float = 1.0  # autoregressive critical path / this one
     speedup: dict[int, float] | None = None  # autoregressive seconds / these, by batch size
+    acceptance: tuple[float, ...] = ()  # of drafts, by place; none without drafting
+    tokens_per_forward: float = 1.0  # where tokens are written one after the other
+    predicted_tokens_per_forward: float = 1.0  # by the acceptance alone
 
 
 def judge(generations: Sequence[Generation], source: Profiles) -> tuple[float, float]:
@@ -111,7 +118,7 @@ def compare(
     for arm in arms:
         generations = found[arm.label]
         documents, spans = judge(generations, source)
-        path = mean(g.critical_path for g in generations)
+        path, drafted = mean(g.critical_path for g in generations), Drafted.total(generations)
         first = rows[0] if rows else None
         rows.append(
             Row(
@@ -126,6 +133,9 @@ def compare(
                 seconds[arm.label],
                 first.critical_path / path if first else 1.0,
                 {b: (first.seconds if first else seconds[arm.label])[b] / s for b, s in seconds[arm.label].items()},
+                tuple(drafted.acceptance),
+                drafted.tokens_per_forward if drafted.forwards else 1.0,
+                drafted.predicted,
             )
         )
     return rows, found

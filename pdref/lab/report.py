@@ -67,7 +67,7 @@ def comparison_table(rows: Sequence[Row], title: str) -> Table:
         table.add_column("×", justify="right")
     for row in rows:
         cells = [
-            row.label,
+            row.label.replace(" drafted", "\n drafted"),
             f"{100 * row.documents_right:.1f}",
             f"{100 * row.spans_right:.1f}",
             f"{row.nfe:.0f}",
@@ -77,6 +77,18 @@ def comparison_table(rows: Sequence[Row], title: str) -> Table:
         for batch in batches:
             cells += [f"{1e3 * row.seconds[batch]:.1f}", f"{(row.speedup or {}).get(batch, 1.0):.2f}"]
         table.add_row(*cells)
+    return table
+
+
+def drafting_table(rows: Sequence[Row]) -> Table:
+    """What became of the drafts of those rows that have any."""
+    table = Table(title="Drafts that came true, in percent, by their place after the next token", box=box.SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    for name in ("tokens\nper forward", "predicted\n1 + Σ Π a", "acceptance"):
+        table.add_column(name, justify="right")
+    for row in (row for row in rows if row.acceptance):
+        shares = " ".join(f"{100 * share:.0f}" for share in row.acceptance)
+        table.add_row(row.label, f"{row.tokens_per_forward:.2f}", f"{row.predicted_tokens_per_forward:.2f}", shares)
     return table
 
 

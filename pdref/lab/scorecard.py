@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from pdref.lab.checkpoint import Checkpoint
 from pdref.lab.evaluate import Arm, compare, compressors, held_out, per_byte
 from pdref.lab.recipe import Corpus, Recipe, build_corpus
-from pdref.lab.report import as_records, comparison_table, held_out_table
+from pdref.lab.report import as_records, comparison_table, drafting_table, held_out_table
 from pdref.lab.train import trained_response_length
 from pdref.methods.decoding import Draw
 
@@ -46,14 +46,21 @@ def score(
     progress = partial(console.print, style="dim")
     rows, _ = compare(checkpoint.speaker, arms, questions, corpus.source, draw, progress=progress)
     console.print(comparison_table(rows, f"The same {len(questions)} prompts, temperature {temperature:g}"))
+    if any(row.acceptance for row in rows):
+        console.print(drafting_table(rows))
     return card | {"rows": as_records(rows)}
 
 
 def make_arms(recipe: Recipe, corpus: Corpus, ratios: Sequence[float]) -> list[Arm]:
-    """Autoregression, diffusion of the whole response if it was trained, planned diffusion at every ratio."""
+    """Autoregression, diffusion of the whole response if it was trained, planned diffusion at every ratio.
+
+    With heads that look ahead, all that write token by token once more with drafts.
+    """
     arms = [Arm("autoregressive"), *(Arm("planned", r, recipe.train.siblings) for r in ratios)]
     if recipe.train.diffusion_share:
         arms.insert(1, Arm("diffusion", response=trained_response_length(recipe, corpus)))
+    if recipe.model.heads > 1:
+        arms += [replace(arm, ahead=None) for arm in arms if arm.method != "diffusion"]
     return arms
 
 

@@ -159,8 +159,7 @@ def train(
     model.train()
     steps = tqdm(range(first, settings.steps), initial=first, total=settings.steps, disable=not progress, unit="step")
     started = time.perf_counter()
-    offsets = [f"offset_{k}" for k in range(2, recipe.model.heads + 1)]
-    with _Log(folder / "log.csv", first, (*LOG_COLUMNS, *offsets)) as log:
+    with _Log(folder / "log.csv", first, log_columns(recipe.model.heads)) as log:
         for step in steps:
             rate = set_rates(optimizers, settings, step)
             losses = step_losses(model, batches.at(step), settings, step, response)
@@ -214,6 +213,12 @@ def set_rates(optimizers: list[torch.optim.Optimizer], settings: TrainRecipe, st
         for group in optimizer.param_groups:
             group["lr"] = rate * share
     return settings.learning_rate * share
+
+
+def log_columns(heads: int = 1) -> tuple[str, ...]:
+    """What a run logs of every step; with further heads, nats per token of each, too."""
+    *nats, rate, seconds = LOG_COLUMNS
+    return (*nats, *(f"offset_{k}" for k in range(2, heads + 1)), rate, seconds)
 
 
 def response_length(layouts: list[Layout], grid: int = 8) -> int:

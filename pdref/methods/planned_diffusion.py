@@ -186,7 +186,8 @@ def sample(
 
     `plans` gives the first stage's plan of each prompt (None: the model plans). `length_factor` scales the planned
     lengths. The commit is one clean forward over finished spans: it writes the keys that later stages read and
-    predicts whether there is one. Raises ValueError for a factor that is not positive or plans that do not match.
+    predicts whether there is one. Heads that look ahead draft the plans and change none (see `drafting`).
+    Raises ValueError for a factor that is not positive or plans that do not match.
     """
     unmasking, draw, bounds = unmasking or Unmasking(), draw or Draw(), bounds or Bounds()
     if length_factor <= 0:

@@ -85,3 +85,19 @@ def test_the_shipped_profiles_checkpoint_keeps_its_promises(shipped: Checkpoint,
     nats = held_out(shipped.speaker, corpus.held_out[:128], corpus.source, samples=2)
     assert nats.autoregressive_excess is not None and nats.autoregressive_excess < 0.10
     assert nats.plan_excess is not None and nats.plan_excess < 0.10
+
+
+def test_drafts_are_an_arm_of_their_own(corpus: Corpus) -> None:
+    """The same documents in fewer forwards, and what drafting reports; without heads there is nothing to draft."""
+    assert corpus.source is not None
+    prompts = [document.prompt for document in corpus.held_out[:6]]
+    arms = [Arm("autoregressive"), Arm("autoregressive", ahead=None), Arm("autoregressive", ahead=2)]
+    assert [arm.label for arm in arms] == ["autoregressive", "autoregressive drafted", "autoregressive drafted 2"]
+    timing = {"batches": (6,), "race_prompts": 6, "repeats": 1}
+    speaker = load("profiles_heads").speaker
+    (plain, drafted, two), found = compare(speaker, arms, prompts, corpus.source, **timing)  # type: ignore[arg-type]
+    assert len({str([g.tokens for g in generations]) for generations in found.values()}) == 1
+    assert (plain.tokens_per_forward, plain.acceptance) == (1.0, ())
+    assert drafted.shorter_path > 2.5 and drafted.tokens_per_forward > 3 > two.tokens_per_forward > 2
+    assert len(drafted.acceptance) == 5 and len(two.acceptance) == 2
+    assert drafted.predicted_tokens_per_forward == pytest.approx(drafted.tokens_per_forward, rel=0.1)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pdref.lab.recipe import RECIPES, Recipe, build_corpus
+from pdref.model.heads import MultiToken
+from pdref.model.transformer import Transformer
 from pdref.text.layout import Grammar, encode
 
 UNUSUAL = {
@@ -20,7 +22,7 @@ UNUSUAL = {
         "echo": False,
         "ablation": "no_sync",
     },
-    "model": {"depth": 2, "context": 99, "share": 2},
+    "model": {"depth": 2, "context": 99, "share": 2, "heads": 3, "heads_kind": "causal"},
     "train": {
         "steps": 5,
         "learning_rate": 1e-5,
@@ -68,6 +70,9 @@ def test_shipped_recipes_load_by_name(name: str) -> None:
         ({"train": {"siblings": "twins"}}, "train.siblings is one of sparse, dense, not 'twins'"),
         ({"model": {"depth": [3]}}, r"model.depth is a int, not \[3\]"),
         ({"train": 3}, r"train is a table, \[train\], not 3"),
+        ({"model": {"heads": 0}}, "at least one head, not 0"),
+        ({"model": {"heads_kind": "linear"}}, "model.heads_kind is one of parallel, causal, .*, not 'linear'"),
+        ({"train": {"trunk": "profiles"}}, "the trunk 'profiles' stands as it is, and there are no further heads"),
     ],
 )
 def test_what_is_wrong_is_named(tables: dict[str, object], message: str) -> None:
@@ -95,6 +100,9 @@ def test_what_a_recipe_decides() -> None:
     assert recipe.grammar == Grammar(grid=1, echo=False)
     config = recipe.config(50)
     assert (config.vocabulary, config.context, config.layers, config.key_heads) == (50, 99, 2, 1)
+    model = recipe.build(50)
+    assert isinstance(model, MultiToken) and (model.n, model.kind, model.config) == (3, "causal", config)
+    assert type(Recipe().build(50)) is Transformer
     changed = recipe.with_train(steps=6)
     assert (changed.train.steps, changed.train.objective) == (6, "released")
     assert changed.corpus == recipe.corpus and recipe.train.steps == 5

@@ -21,7 +21,9 @@ from pdref.lab import train as training
 from pdref.lab.checkpoint import load
 from pdref.lab.recipe import Corpus, Recipe, build_corpus
 from pdref.lab.train import Batches, Losses, read_log, response_length, set_rates, step_losses, train
-from pdref.methods import masked_diffusion, planned_diffusion
+from pdref.methods import masked_diffusion, multi_token, planned_diffusion
+from pdref.methods.autoregressive import per_document_mean
+from pdref.model.heads import MultiToken
 from pdref.model.transformer import Transformer
 from pdref.text.layout import Layout, Role, TooLong, encode
 
@@ -277,6 +279,68 @@ def test_whole_responses_that_no_context_holds_are_refused_at_once(tmp_path: Pat
     with pytest.raises(TooLong, match=f"not {longest}"):
         train(recipe, tmp_path, corpus, progress=False)
     train(recipe.with_train(diffusion_share=0.0), tmp_path, corpus, progress=False)
+
+
+# Heads that look ahead.
+
+WITH_HEADS = replace(TINY, model=replace(TINY.model, heads=3, heads_kind="medusa"))
+
+
+def on_trunk(folder: Path) -> Recipe:
+    """Heads for the trunk in a folder."""
+    return WITH_HEADS.with_train(trunk=str(folder), diffusion_share=0.0)
+
+
+def test_a_trunk_stands_and_its_heads_learn(tmp_path: Path, whole: Path, corpus: Corpus) -> None:
+    recipe = on_trunk(whole).with_train(steps=40, learning_rate=0.01)
+    trained = train(recipe, tmp_path, corpus, progress=False).model
+    loaded, trunk = load(tmp_path).speaker.model, load(whole).speaker.model.state_dict()
+    assert isinstance(loaded, MultiToken) and (loaded.n, loaded.kind) == (3, "medusa")
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name])
+        assert torch.equal(value, trunk[name]) if name in trunk else bool(value.any())
+    log = read_log(tmp_path / "log.csv")
+    for name in ("offset_2", "offset_3"):
+        assert sum(log[name][-10:]) < 0.9 * sum(log[name][:10])
+    assert all(math.isnan(nats) for nats in log["plan"])
+
+
+def test_heads_learn_beside_the_formula(layouts: list[Layout]) -> None:
+    torch.manual_seed(0)
+    model, plain = WITH_HEADS.build(200), Transformer(TINY.config(200))
+    plain.load_state_dict(model.state_dict(), strict=False)
+    layout, settings = Layout.collate(layouts[:3]), TINY.with_train(heads_weight=0.3).train
+    found, without = (step_losses(m, layout, settings, 1, 200) for m in (model, plain))
+    further = multi_token.document_nll(model, layout)[..., 1:]
+    expected = without.loss + 0.3 * per_document_mean(further.sum(-1), layout).mean()
+    torch.testing.assert_close(found.loss, expected)
+    assert (found.plan, found.content, found.diffusion) == (without.plan, without.content, without.diffusion)
+    assert found.offsets == pytest.approx(multi_token.per_offset(further, layout, first=2).tolist())
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_killed_run_with_heads_goes_on(
+    frozen: bool, tmp_path: Path, whole: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = on_trunk(whole) if frozen else WITH_HEADS
+    train(recipe, tmp_path / "whole", corpus, progress=False)
+    die_at(monkeypatch, 5)
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "killed", corpus, progress=False)
+    monkeypatch.undo()
+    train(recipe, tmp_path / "killed", corpus, progress=False)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert not math.isnan(read_log(tmp_path / "whole" / "log.csv")["offset_3"][0])
+
+
+@pytest.mark.parametrize("other", [{"model": {"depth": 2, "heads": 2}}, {"corpus": {"name": "path_star"}}])
+def test_a_trunk_that_does_not_fit_is_refused(other: dict[str, dict[str, object]], tmp_path: Path, whole: Path) -> None:
+    tables = {"corpus": {"difficulty": 1, "documents": 8}, "model": {"depth": 1, "heads": 2}} | other
+    recipe = Recipe.parse({**tables, "train": {"trunk": str(whole)}})
+    if "corpus" in other:
+        recipe = replace(recipe, corpus=replace(recipe.corpus, difficulty=2, documents=8, grid=1))
+    with pytest.raises(ValueError, match="has other sizes or another vocabulary"):
+        train(recipe, tmp_path, progress=False)
 
 
 # A step.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from laws import worlds
 from laws.checks import result
 from laws.planting import Bug
 from laws.source import FiveSymbols, p_value
+from pdref.data.profiles import Profiles
+from pdref.lab.checkpoint import load
 from pdref.methods import autoregressive, drafting, multi_token, planned_diffusion
 from pdref.methods.decoding import Draw, Requests, Speaker
+from pdref.methods.denoising import Unmasking
 from pdref.methods.drafting import ACCEPT, DRAFT, Attentive, Draft, Pick
 from pdref.methods.generation import Drafted, Generation
 from pdref.methods.planned_diffusion import Bounds
@@ -230,6 +234,9 @@ def test_no_limit_is_passed(kind: Kind, limit: int, speakers: dict[Kind, Speaker
         for b in range(5):
             either.add(b, "write", [Tag.SYNC], Role.PLAN, 0)
         either.read(range(5))
+        either.write(range(5), "write", lambda *_: True, 1)
+    torch.testing.assert_close(requests.hidden, plain.hidden)
+    for either in (requests, plain):
         either.write(range(5), "write", lambda *_: False, limit)
     assert [requests.tokens(b) for b in range(5)] == [plain.tokens(b) for b in range(5)]
     torch.testing.assert_close(requests.hidden, plain.hidden)
@@ -408,3 +415,76 @@ def test_sampling_with_rejection_follows_the_source(ahead: int) -> None:
     total = Drafted.total(found)
     assert total.tokens_per_forward > 1.5 and min(total.acceptance) < 1
     assert total.tokens_per_forward == pytest.approx(total.predicted, rel=0.25)
+
+
+# Bugs.
+
+DECODING, DRAFTING = "pdref.methods.decoding:Requests.", "pdref.methods.drafting:"
+Law = Callable[[dict[Kind, Speaker], pytest.MonkeyPatch], None]
+LAWS: dict[str, Law] = {
+    "tokens": lambda speakers, _: test_drafts_change_no_token("parallel", 0.6, True, speakers),
+    "limit": lambda speakers, _: test_no_limit_is_passed("sequential", 3, speakers),
+    "stop": lambda speakers, _: test_a_stop_within_a_draft_is_a_stop("medusa", True, speakers),
+    "anew": partial(test_heads_that_read_as_they_go_draft_like_heads_that_read_everything_anew, "sequential"),
+}
+BUGS: dict[str, tuple[str, str, str, str]] = {
+    "the first draft always stays": (
+        f"{DRAFTING}agreeing",
+        "if draft != exact[j]",
+        "if j and draft != exact[j]",
+        "tokens",
+    ),
+    "judged by the token after": (
+        f"{DECODING}_advance",
+        "agreeing(ids, tokens)",
+        "agreeing(ids, tokens[1:] + [0])",
+        "tokens",
+    ),
+    "what a stop cut off is read": (f"{DECODING}_settle", "self.seen[b] + read", "self.seen[b] + true", "stop"),
+    "the state before the drafts": (f"{DECODING}_settle", "states[read]", "states[0]", "stop"),
+    "a draft too many": (f"{DECODING}_advance", "left[b] - 1", "left[b]", "limit"),
+    "drafts stand for text": (f"{DRAFTING}Read.on", "end - again", "end", "anew"),
+}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_planted_bug_is_found(name: str, speakers: dict[Kind, Speaker], monkeypatch: pytest.MonkeyPatch) -> None:
+    *change, law = BUGS[name]
+    LAWS[law](speakers, monkeypatch)
+    monkeypatch.undo()
+    Bug(*change, red=()).plant(monkeypatch)
+    with pytest.raises((AssertionError, IndexError)):
+        LAWS[law](speakers, monkeypatch)
+
+
+# At full size.
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_shipped_heads_change_no_token_in_float32(count: int, temperature: float) -> None:
+    speaker = load("profiles_heads").speaker
+    prompts = [document.prompt for document in Profiles(2, speaker.grammar).sample(count, 5)]
+    found: list[Generation] = []
+    for start in range(0, count, 50):
+        some, seeds = prompts[start : start + 50], range(start, min(start + 50, count))
+        ours, theirs = (sample(speaker, Draw(temperature, seeds=seeds, ahead=ahead), some) for ahead in (None, 0))
+        assert [wrote(g) for g in ours] == [wrote(g) for g in theirs]
+        found += ours
+    total = Drafted.total(found)
+    assert total.tokens_per_forward > (3.6 if temperature == 0 else 3)
+    assert total.predicted == pytest.approx(total.tokens_per_forward, rel=0.03)
+
+
+def test_the_shipped_heads_draft_plans() -> None:
+    """The bar of the critical path: four times shorter than token by token, with every span right."""
+    speaker = load("profiles_heads").speaker
+    source = Profiles(2, speaker.grammar)
+    prompts = [document.prompt for document in source.sample(20, 5)]
+    ours, theirs = (
+        planned_diffusion.sample(speaker, prompts, Unmasking(0.34), Draw(ahead=ahead)) for ahead in (None, 0)
+    )
+    assert [wrote(g) for g in ours] == [wrote(g) for g in theirs]
+    paths = [sum(g.critical_path for g in some) for some in (ours, theirs, sample(speaker, Draw(ahead=0), prompts))]
+    assert paths[0] < 0.65 * paths[1] and 6 * paths[0] < paths[2]
+    assert all(g.document and source.judge(g.document).right for g in ours)

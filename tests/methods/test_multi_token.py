@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from laws import worlds
+from pdref.lab.kernels.memory import Meter
 from pdref.methods import autoregressive, multi_token
 from pdref.model.heads import KINDS, Kind, MultiToken
 from pdref.model.transformer import Config
 from pdref.ops.impl import Impl
-from pdref.text.layout import Grammar, Layout, Role
+from pdref.text.layout import NO_SPAN, Grammar, Layout, Role, Stream
+from pdref.text.tags import Tag
 
 EVERY = pytest.mark.parametrize("kind", KINDS)
 IMPLS: list[Impl] = ["naive", "torch"]
@@ -131,3 +135,33 @@ def test_training_lowers_every_offset(kind: Kind) -> None:
         optimizer.step()
     after = multi_token.per_offset(multi_token.document_nll(model, batch), batch)
     assert (after < 0.5 * before).all(), f"{before.tolist()} -> {after.tolist()}"
+
+
+def test_head_by_head_four_heads_take_the_memory_of_one() -> None:
+    """Beside the gradients, which are there before; all at once, the heads' activations pile up."""
+    config = Config(vocabulary=200, context=128, layers=2, width=32, heads=2, key_heads=2)
+    tokens = torch.randint(len(Tag), 200, (4, 128), generator=torch.Generator().manual_seed(0))
+    rest = {"stage": 0, "span": NO_SPAN, "stream": Stream.CLEAN, "role": Role.PLAN}
+    fields = {name: torch.full_like(tokens, int(value)) for name, value in rest.items()}
+    batch = Layout(token=tokens, position=torch.arange(128).expand(4, -1), **fields)
+
+    def peak(n: int, step: Callable[[MultiToken], object]) -> int:
+        model = MultiToken(config, n, "parallel")
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        meter = Meter("cpu")
+        meter(lambda: step(model))
+        return meter.peak
+
+    def at_once(model: MultiToken) -> None:
+        multi_token.objective(model, batch).backward()
+
+    def one(model: MultiToken) -> None:
+        autoregressive.objective(model, batch).backward()
+
+    def in_turn(model: MultiToken) -> Tensor:
+        return multi_token.backward(model, batch)
+
+    alone = peak(2, one)
+    assert peak(4, in_turn) <= 1.1 * alone
+    assert peak(4, at_once) > 1.5 * alone
