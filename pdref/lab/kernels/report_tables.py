@@ -13,7 +13,6 @@ from pdref.lab.kernels.devices import PEAKS
 from pdref.lab.kernels.entry import EXCESS, NO_SPILLS, Entry
 from pdref.lab.kernels.report import Report
 
-
 WIDTH = 120
 
 
