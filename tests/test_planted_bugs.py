@@ -149,8 +149,8 @@ BUGS: dict[str, Bug] = {
     ),
     "wrong position of the scaffold": Bug(
         f"{DENOISING}Canvas.of",
-        "torch.tensor(starts)[:, None]",
-        "torch.tensor(starts)[:, None] + 1",
+        "at * layout.real",
+        "(at + 1) * layout.real",
         ("an oracle is recovered", "training is inference"),
     ),
     "the least sure goes first": Bug(

@@ -70,10 +70,10 @@ class Draw:
         """[count] int64. Raises ValueError if there are not as many seeds as requests."""
         if self.seeds is None:
             generator = self.generator or torch.Generator().manual_seed(0)
-            return torch.randint(2**31, (count,), generator=generator)
+            return torch.randint(2**31, (count,), generator=generator, device="cpu")
         if len(self.seeds) != count:
             raise ValueError(f"{len(self.seeds)} seeds for {count} requests")
-        return torch.tensor(self.seeds, dtype=torch.int64)
+        return torch.tensor(self.seeds, dtype=torch.int64, device="cpu")
 
 
 class Round(NamedTuple):

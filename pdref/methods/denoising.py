@@ -66,12 +66,13 @@ class Canvas:
     def of(cls, spans: Sequence[Layout], request: Sequence[int], starts: Sequence[int]) -> Canvas:
         """Collect spans of one row each; span k begins at position `starts[k]` of request `request[k]`."""
         layout = Layout.collate(spans)
+        at = layout.position + torch.tensor(starts, device="cpu")[:, None]
         layout = replace(
             layout,
-            position=(layout.position + torch.tensor(starts)[:, None]) * layout.real,  # fillers stay in the context
+            position=at * layout.real,  # fillers stay in the context
             stream=torch.full_like(layout.stream, int(Stream.NOISED)),
         )
-        return cls(layout, torch.tensor(request))
+        return cls(layout, torch.tensor(request, device="cpu"))
 
     def to(self, device: torch.device) -> Canvas:
         """The same spans on another device."""

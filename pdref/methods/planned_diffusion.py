@@ -62,15 +62,15 @@ def draw_times(layout: Layout, generator: torch.Generator | None = None) -> Tens
     rows = torch.arange(layout.shape[0], device=key.device)[:, None]
     _, which = torch.unique((rows * (key.max() + 1) + key)[in_span], return_inverse=True)
     count = int(which.max()) + 1
-    start = torch.rand((), generator=generator)
-    levels = (start + torch.randperm(count, generator=generator) / count) % 1.0
+    start = torch.rand((), generator=generator, device="cpu")
+    levels = (start + torch.randperm(count, generator=generator, device="cpu") / count) % 1.0
     levels = levels.clamp_min(T_FLOOR).to(which.device)
     return torch.ones(layout.shape, device=key.device).masked_scatter(in_span, levels[which])
 
 
 def draw_noise(layout: Layout, generator: torch.Generator | None = None) -> Tensor:
     """A number in [0, 1) per token, [B, T]; drawn on the CPU, so that a seed means the same on every device."""
-    return torch.rand(layout.shape, generator=generator).to(layout.token.device)
+    return torch.rand(layout.shape, generator=generator, device="cpu").to(layout.token.device)
 
 
 def terms(
@@ -108,7 +108,8 @@ def released_terms(
     in training though never at inference. (d) Later stages are trained on noised earlier spans: one stream.
     """
     single = layout.in_place()
-    times = torch.rand(layout.shape[0], 1, generator=generator).clamp_min(T_FLOOR).to(layout.token.device)  # [B, 1]
+    times = torch.rand(layout.shape[0], 1, generator=generator, device="cpu")  # [B, 1]
+    times = times.clamp_min(T_FLOOR).to(layout.token.device)
     async_tags = (layout.token == Tag.ASYNC) | (layout.token == Tag.END_ASYNC)
     maskable = (layout.role == Role.CONTENT) | async_tags  # (c)
     masked = maskable & (draw_noise(layout, generator) < times)

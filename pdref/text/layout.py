@@ -199,9 +199,9 @@ class LayoutBuilder:
         self.add([Tag.END_ASYNC], Role.TAG, stage, span)
 
     def build(self) -> Layout:
-        """The layout so far, one row [1, T]."""
-        token, role, stage, span = torch.tensor(self.rows, dtype=torch.int64).T.contiguous()[:, None]
-        position = torch.arange(len(self.rows))[None]
+        """The layout so far, one row [1, T], on the CPU."""
+        token, role, stage, span = torch.tensor(self.rows, dtype=torch.int64, device="cpu").T.contiguous()[:, None]
+        position = torch.arange(len(self.rows), device="cpu")[None]
         return Layout(token, role, stage, span, position, torch.zeros_like(token))
 
 
