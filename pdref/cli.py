@@ -41,7 +41,8 @@ class Order(StrEnum):
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the table as JSON.", dir_okay=False)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 CheckpointName = Annotated[
-    str, typer.Option("--checkpoint", "-c", help="A shipped checkpoint (profiles, profiles_heads, prose, path_star) or a folder.")
+    str,
+    typer.Option("--checkpoint", "-c", help="A shipped one (profiles, profiles_heads, prose, path_star) or a folder."),
 ]
 
 
@@ -66,7 +67,9 @@ def demo(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (profiles, profiles_heads, prose, path_star) or a TOML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped one (profiles, profiles_heads, prose, path_star) or a TOML file.")
+    ],
     out: Annotated[Optional[Path], typer.Option(help="Folder of the run (out/RECIPE).")] = None,  # noqa: UP045
     seed: Seed = 0,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Train for fewer or more steps.")] = None,  # noqa: UP045
