@@ -218,7 +218,7 @@ def held_out(
         content += (nats * ~layout.planned).sum().item()
         bound -= found.spans.mean.sum().item()
         variance += found.spans.error.square().sum().item()
-        tokens += int(((layout.role != Role.PROMPT) & layout.real).sum())
+        tokens += int(layout.response.sum())
         planned += int(layout.planned.sum())
         content_tokens += int((layout.role == Role.CONTENT).sum())
     n = len(documents)

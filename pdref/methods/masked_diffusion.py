@@ -32,9 +32,9 @@ def as_one_span(layout: Layout, length: int) -> Layout:
     Raises TooLong for a longer response.
     """
     prompt = layout.role == Role.PROMPT
-    response = ~prompt & layout.real
-    if int(response.sum(1).max()) > length:
-        raise TooLong(f"a response of {int(response.sum(1).max())} tokens does not fit {length}")
+    longest = int(layout.response.sum(1).max())
+    if longest > length:
+        raise TooLong(f"a response of {longest} tokens does not fit {length}")
     end = prompt.sum(1, keepdim=True) + length  # [B, 1]
     grow = max(0, int(end.max()) - layout.shape[1])
     token = torch.nn.functional.pad(layout.token, (0, grow), value=int(Tag.PAD))[:, : int(end.max())]

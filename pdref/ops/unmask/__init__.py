@@ -57,10 +57,10 @@ def unmask(
 
         return Drawn(*unmask_triton(hidden, unembedding, seeds, positions, step, temperature, forbidden))
     # The definition already does what stock PyTorch can; for many rows, a chunk of them at a time.
-    size = len(hidden) if chosen == "naive" else max(1, KEPT // len(unembedding))
+    size = max(1, len(hidden) if chosen == "naive" else KEPT // len(unembedding))
     parts = [
         unmask_naive(h, unembedding, s, p, step, temperature, top_p, forbidden)
-        for h, s, p in zip(hidden.split(size or 1), seeds.split(size or 1), positions.split(size or 1), strict=True)
+        for h, s, p in zip(hidden.split(size), seeds.split(size), positions.split(size), strict=True)
     ]
     return Drawn(*parts[0]) if len(parts) == 1 else Drawn(*map(torch.cat, zip(*parts, strict=True)))
 
