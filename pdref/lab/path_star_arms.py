@@ -20,7 +20,6 @@ A row is appended to the CSV as soon as its run is done, and runs that have one 
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -35,6 +34,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pdref.data.path_star import EDGE, Marks, PathStar, Plan, teacherless
+from pdref.lab import ledger
 from pdref.lab.recipe import HELD_OUT_SEED, TrainRecipe
 from pdref.lab.train import make_optimizers, set_rates
 from pdref.methods import autoregressive, masked_diffusion, multi_token, planned_diffusion
@@ -261,45 +261,6 @@ def named(source: PathStar) -> str:
     return f"G({source.degree},{source.length}) of {source.names}"
 
 
-# The CSV.
-
-COLUMNS = tuple(field.name for field in fields(Run))
-
-
-def read(path: Path | str) -> list[Run]:
-    """The runs of a CSV, in its order; none if there is no such file."""
-    if not Path(path).is_file():
-        return []
-    with open(path, newline="") as file:
-        return [_parsed(row) for row in csv.DictReader(file)]
-
-
-def append(path: Path, row: Run) -> None:
-    """Add a run to a CSV, with a header if it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with open(path, "a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerow([_cell(getattr(row, column)) for column in COLUMNS])
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(f"{share:.4g}" for share in value)
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _parsed(row: dict[str, str]) -> Run:
-    integers = {name: int(row[name]) for name in ("seed", "steps", "parameters")}
-    reals = {name: float(row[name]) for name in ("exact", "plans", "walks", "chance", "nats", "cpu_seconds")}
-    shares = {name: tuple(map(float, row[name].split())) for name in ("places", "forced")}
-    solved_at = int(row["solved_at"]) if row["solved_at"] else None
-    words = {name: row[name] for name in ("arm", "graph", "budget", "made_with")}
-    return Run(**words, **integers, **reals, **shares, solved=row["solved"] == "True", solved_at=solved_at)
-
-
 def table(runs: Iterable[Run]) -> Table:
     """How many runs of each arm, at each budget, solved the task, and each seed's share of exact paths."""
     found: dict[tuple[str, str, str], list[Run]] = {}
@@ -340,12 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = PathStar(*given.graph)
     budget = Budget(**{field.name: getattr(given, field.name) for field in fields(Budget)})
     words = " ".join(f"{name}={value}" for name, value in asdict(budget).items())
-    done = {one.key for one in read(given.out)}
+    done = {one.key for one in ledger.read(given.out, Run)}
     for seed in range(given.seeds):
         for name in given.arms:
             if (name, named(source), seed, words) not in done:
-                append(given.out, run(ARMS[name], source, budget, seed))
-    Console().print(table(read(given.out)))
+                ledger.append(given.out, run(ARMS[name], source, budget, seed))
+    Console().print(table(ledger.read(given.out, Run)))
 
 
 if __name__ == "__main__":

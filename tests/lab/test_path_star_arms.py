@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pdref.data.path_star import PathStar
-from pdref.lab import path_star_arms
-from pdref.lab.path_star_arms import ARMS, Budget, Run, append, build, collated, marks, read, run, table, told
+from pdref.lab import ledger, path_star_arms
+from pdref.lab.path_star_arms import ARMS, Budget, Run, build, collated, marks, run, table, told
 
 TINY = Budget(steps=2, batch=4, layers=2, width=16, attention_heads=1, check=1)
 GRAPH = PathStar(2, 4, 7)
@@ -75,10 +75,9 @@ def a_run(**changes: object) -> Run:
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = [a_run(), a_run(arm="masked", solved=True, solved_at=2, exact=1.0, forced=(1.0, 0.5, 1.0, 1.0))]
-    assert read(tmp_path / "runs.csv") == []
     for row in rows:
-        append(tmp_path / "new" / "runs.csv", row)
-    assert read(tmp_path / "new" / "runs.csv") == rows
+        ledger.append(tmp_path / "runs.csv", row)
+    assert ledger.read(tmp_path / "runs.csv", Run) == rows
 
 
 def test_the_table_counts_the_solved() -> None:
