@@ -1,6 +1,6 @@
 """Path-star by every method of this house at one budget: who solves it, seed by seed.
 
-    python -m pdref.lab.path_star_arms --graph 2 4 30 --seeds 3 --steps 1000 --out out/path_star_arms.csv
+    python -m pdref.lab.path_star_arms --graph 2 5 30 --seeds 3 --out out/path_star_arms.csv
 
 An arm is a way to train and a way to answer. All arms see the same graphs in the same batches, fresh at every step,
 with the same network, optimizer and number of steps; they differ in what they are asked.
@@ -82,13 +82,13 @@ class Budget:
     A run is checked every `check` steps. `rate` is AdamW's and `muon_rate` Muon's (see `TrainRecipe`).
     """
 
-    steps: int = 1000
+    steps: int = 2000
     batch: int = 64
     layers: int = 3
-    width: int = 96
-    attention_heads: int = 3
+    width: int = 64
+    attention_heads: int = 2
     rate: float = 2e-3
-    muon_rate: float = 0.01
+    muon_rate: float = 0.005
     check: int = 100
 
     def settings(self, seed: int) -> TrainRecipe:
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see the module."""
     defaults = Budget()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graph", type=int, nargs=3, default=(2, 4, 30), metavar=("DEGREE", "LENGTH", "NAMES"))
+    parser.add_argument("--graph", type=int, nargs=3, default=(2, 5, 30), metavar=("DEGREE", "LENGTH", "NAMES"))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
     parser.add_argument("--out", type=Path, default=Path("out/path_star_arms.csv"))
