@@ -19,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pdref.methods.draft_tree import grow, lineage, path
 from pdref.methods.drafting import DRAFT, Draft, agreeing, drafter_of, log_probabilities, rejection
 from pdref.methods.generation import Drafted, Event, Generation, Phase
 from pdref.model.cache import Cache
 from pdref.model.transformer import Transformer
 from pdref.ops.impl import Impl
 from pdref.ops.unmask import unmask
+from pdref.ops.unmask.counters import gumbel
 from pdref.text.document import Item, PlannedDocument, parse
 from pdref.text.layout import Grammar, LayoutBuilder, Role, TooLong
 from pdref.text.tags import DocumentError
@@ -52,7 +54,8 @@ class Draw:
 
     `seeds` are drawn from `generator` if not given (both None: from 0), one per request. Where somebody drafts,
     `ahead` is how many tokens at most (None: one per further head, or 4 of a small model), and `rule` says which of
-    them stay (see `drafting`); at temperature 0 both rules are greedy.
+    them stay (see `drafting`); at temperature 0 both rules are greedy. A `tree` of so many drafts takes the place of
+    the chain (see `draft_tree`). Raises ValueError for other rules, negative counts and a tree under "rejection".
     """
 
     temperature: float = 0.0
@@ -61,10 +64,15 @@ class Draw:
     generator: torch.Generator | None = None
     ahead: int | None = None
     rule: Literal["coupled", "rejection"] = "coupled"
+    tree: int = 0
 
     def __post_init__(self) -> None:
         if self.rule not in ("coupled", "rejection") or (self.ahead is not None and self.ahead < 0):
             raise ValueError(f"rule is 'coupled' or 'rejection', not {self.rule!r}; ahead is at least 0: {self.ahead}")
+        if self.tree < 0 or (self.tree and self.rule == "rejection" and self.temperature > 0):
+            raise ValueError(
+                f"a tree has at least 0 drafts, not {self.tree}, and the rule 'coupled', not {self.rule!r}"
+            )
 
     def request_seeds(self, count: int) -> Tensor:
         """[count] int64. Raises ValueError if there are not as many seeds as requests."""
@@ -106,6 +114,8 @@ class Requests:
         weight = self.model.embed.weight
         self.cache = Cache(self.model.config, len(prompts), self.context, weight) if cached else None
         self.drafter = drafter_of(self.model, speaker.small, draw.ahead, len(prompts))
+        if draw.tree and not (self.drafter and self.drafter.branches and cached):
+            raise ValueError("a tree of drafts takes a cache, and Medusa's heads or a small model to draft")
         self.rounds: dict[int, Round] = {}  # the latest of each request, until it is settled
         for generation in self.generations if self.drafter else ():
             generation.drafted = Drafted()
@@ -215,22 +225,28 @@ class Requests:
 
         They are drawn from `hidden` [R, j, D], by the model's unembedding if no other is given.
         """
+        starts = torch.tensor([self.length(b) + ahead for b in rows], dtype=torch.int64, device=self.device)
+        places = starts[:, None] + torch.arange(hidden.shape[1], device=self.device)
+        return self.drawn(rows, hidden, places, step, unembedding)
+
+    def drawn(
+        self, rows: Sequence[int], hidden: Tensor, places: Tensor, step: int = 0, unembedding: Tensor | None = None
+    ) -> Tensor:
+        """Draw the tokens [R, j] at `places` [R, j] of `rows` from `hidden` [R, j, D]."""
         unembedding = self.model.unembed.weight if unembedding is None else unembedding
         if self.draw.temperature == 0:
             return F.linear(hidden, unembedding).argmax(-1)
-        starts = torch.tensor([self.length(b) + ahead for b in rows], dtype=torch.int64, device=self.device)
-        positions = starts[:, None] + torch.arange(hidden.shape[1], device=self.device)
-        drawn = unmask(
+        found = unmask(
             hidden.flatten(0, 1),
             unembedding,
-            self.seeds[list(rows), None].expand_as(positions).flatten(),
-            positions.flatten(),
+            self.seeds[list(rows), None].expand_as(places).flatten(),
+            places.flatten(),
             step,
             self.draw.temperature,
             self.draw.top_p,
             impl=self.impl,
         )
-        return drawn.token.view_as(positions)
+        return found.token.view_as(places)
 
     def write(
         self, rows: Sequence[int], phase: Phase, stop: Callable[[int, int], bool], limit: int, stage: int = 0
@@ -290,6 +306,8 @@ class Requests:
         coupled = self.draw.temperature == 0 or self.draw.rule == "coupled"
         pick = partial(self.tokens_after, rows, step=0 if coupled else DRAFT, unembedding=self.drafter.unembedding)
         draft = self.drafter.propose(rows, self.tokens, self.hidden, pick, self.impl)
+        if self.draw.tree:
+            return self._climb(rows, offered, draft)
         drafts = [ids[:n] for ids, n in zip(draft.tokens.tolist(), offered, strict=True)]
         states = self.read(rows, drafts)
         if not self.cached:  # the whole texts were read
@@ -304,6 +322,46 @@ class Requests:
             true, after = self._reject(rows, offered, draft, states)
         self.rounds = {b: Round(*found) for b, *found in zip(rows, offered, true, states, strict=True) if found[0]}
         return [[*ids[:n], token] for ids, n, token in zip(drafts, true, after, strict=True)]
+
+    def _climb(self, rows: Sequence[int], offered: Sequence[int], draft: Draft) -> list[list[int]]:
+        """Read a tree of drafts after each request's unread token; the path that comes true, and one token more."""
+        log_q = self._scores(rows, draft)
+        trees = [grow(scores[:n], self.draw.tree) for scores, n in zip(log_q, offered, strict=True)]
+        width = 1 + max(map(len, trees))
+        ends = [self.length(b) - 1 for b in rows]
+        # What fills a tree up repeats its root and leads nowhere.
+        tokens = [[self.tokens(b)[-1], *(node.token for node in tree)] for b, tree in zip(rows, trees, strict=True)]
+        places = [[end, *(end + node.depth for node in tree)] for end, tree in zip(ends, trees, strict=True)]
+        token, place = (
+            torch.tensor([row + row[:1] * (width - len(row)) for row in table], device=self.device)
+            for table in (tokens, places)
+        )
+        reads = torch.stack([lineage(tree, width) for tree in trees]).to(self.device)
+        fork = self.cache.fork(place, torch.tensor(rows, device=self.device), reads)
+        states = self.drafter.forward(rows, token, place, fork, self.impl)  # [R, T, D]
+        exact = self.drawn(rows, states, place + 1).tolist()
+        paths = [path(tree, said) for tree, said in zip(trees, exact, strict=True)]
+        longest = max(map(len, paths))
+        which = [[0, *(i + 1 for i in true)] for true in paths]
+        padded = [row + row[-1:] * (longest + 1 - len(row)) for row in which]
+        fork.keep(torch.tensor(padded, device=self.device))
+        for i, (b, tree, true) in enumerate(zip(rows, trees, which, strict=True)):
+            self.count(b)
+            self.hidden[b], self.seen[b] = states[i, 0], self.length(b)
+            goes_on = any(node.parent + 1 == true[-1] for node in tree)
+            self.rounds[b] = Round(len(true) - 1 + goes_on, len(true) - 1, states[i, true])
+        return [[said[i] for i in true] for said, true in zip(exact, which, strict=True)]
+
+    def _scores(self, rows: Sequence[int], draft: Draft) -> Tensor:
+        """How much a drafter believes in each token at each place [R, J, V], the model's noise included."""
+        scores = F.linear(draft.hidden, self.drafter.unembedding).float()
+        if self.draw.temperature > 0:
+            J, V = scores.shape[1:]
+            places = [self.length(b) + k for b in rows for k in range(J)]
+            seeds = self.seeds[list(rows)].repeat_interleave(J)
+            noise = gumbel(seeds, torch.tensor(places, device=self.device), 0, V).view_as(scores)
+            scores = scores / self.draw.temperature + noise
+        return scores.log_softmax(-1)
 
     def _reject(
         self, rows: Sequence[int], offered: Sequence[int], draft: Draft, states: Tensor

@@ -53,6 +53,9 @@ class Drafter(Protocol):
     unembedding: Tensor
     """[V, D], for the drafter's hidden states."""
 
+    branches: bool
+    """Whether the model may read a tree of its drafts: the drafter remembers nothing of what it overhears."""
+
     def forward(
         self, rows: Sequence[int], tokens: Tensor, positions: Tensor, memory: Memory | None, impl: Impl
     ) -> Tensor:
@@ -71,6 +74,8 @@ class Drafter(Protocol):
 
 class Residual:
     """Medusa's heads: they need what the trunk made of the last token that it read, and nothing else."""
+
+    branches = True
 
     def __init__(self, model: MultiToken, most: int) -> None:
         self.model, self.most, self.unembedding = model, most, model.unembed.weight
@@ -95,6 +100,8 @@ class Attentive:
     A position is read by the heads once the text says all that they ask of it. For the last positions of a
     sequential model drafts stand in for text; they are read again in the next round.
     """
+
+    branches = False
 
     def __init__(self, model: MultiToken, most: int, batch: int) -> None:
         self.model, self.most, self.unembedding = model, most, model.unembed.weight
@@ -133,7 +140,12 @@ class Attentive:
 
 
 class Small:
-    """Another model, which drafts token by token: speculative decoding that owes multi-token prediction nothing."""
+    """Another model, which drafts token by token: speculative decoding that owes multi-token prediction nothing.
+
+    The candidates of a tree are those beside its own chain.
+    """
+
+    branches = True
 
     def __init__(self, model: Transformer, small: Transformer, most: int, batch: int) -> None:
         self.model, self.small, self.most, self.unembedding = model, small, most, small.unembed.weight

@@ -36,6 +36,14 @@ class Cache:
         """Where a forward over `positions` [R, T] of the requests `rows` [R] (all, if None) reads and writes."""
         return Writer(self, positions, rows)
 
+    def fork(self, positions: Tensor, rows: Tensor, reads: Tensor) -> Fork:
+        """Where a forward over a tree of tokens at `positions` [R, T] of the requests `rows` [R] reads.
+
+        Each sees its request's text before the first of them, the root, and those of the tree that `reads`
+        [R, T, T] bool allows.
+        """
+        return Fork(self, positions, rows, reads)
+
     def prefix(self, rows: Tensor, lengths: Tensor, own: Tensor) -> Prefix:
         """The first `lengths` [R] tokens of the requests `rows` [R], for spans that read and do not write.
 
@@ -108,6 +116,34 @@ class Writer:
                 mask = self.sight
         k, v = self.extend(layer, entries).chunk(2, 1)
         return planned_attention(q, k, v, mask, impl=impl)
+
+
+class Fork:
+    """Reads several continuations of one text at once, and keeps one of them."""
+
+    def __init__(self, cache: Cache, positions: Tensor, rows: Tensor, reads: Tensor) -> None:
+        self.cache, self.positions, self.rows = cache, positions, rows[:, None]
+        self.past = int(positions[:, 0].max())
+        before = torch.arange(self.past, device=positions.device) < positions[:, :1, None]  # [R, 1, P]
+        self.mask = torch.cat([before.expand(-1, reads.shape[1], -1), reads], 2)[:, None]  # [R, 1, T, P + T]
+        self.taken: list[Tensor] = []  # of each layer, [R, T, 2G, Dh]
+
+    def extend(self, layer: int, entries: Tensor) -> Tensor:
+        """See `Memory.extend`."""
+        self.taken.append(entries.transpose(1, 2))
+        return torch.cat([self.cache.entries[layer, self.rows[:, 0], :, : self.past], entries], 2)
+
+    def attend(self, layer: int, q: Tensor, entries: Tensor, mask: Tensor | Sight | None, impl: Impl) -> Tensor:
+        """See `Memory.attend`."""
+        k, v = self.extend(layer, entries).chunk(2, 1)
+        return planned_attention(q, k, v, self.mask if mask is None else mask, impl=impl)
+
+    def keep(self, which: Tensor) -> None:
+        """Write the tokens `which` [R, J] of the tree into the slots of their positions."""
+        each = torch.arange(len(which), device=which.device)[:, None]
+        slots = self.positions[each, which]
+        for layer, taken in enumerate(self.taken):
+            self.cache.entries[layer][self.rows, :, slots] = taken[each, which]
 
 
 class Prefix:
