@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pdref.lab.probes import Probe, exact_bits, shuffled
+from laws.planting import Bug
+from pdref.lab import probes
+from pdref.lab.probes import Probe, exact_bits
 
 LINEAR, WIDE = Probe(), Probe(inner=32)
 
@@ -58,7 +61,7 @@ def test_noisy_futures_give_the_capacity_of_the_channel() -> None:
 @pytest.mark.parametrize("probe", [LINEAR, WIDE], ids=["linear", "wide"])
 def test_shuffled_labels_tell_nothing(probe: Probe) -> None:
     fit, test = bits(1000, 0), bits(999, 1)
-    dealt = [shuffled(law(x[:, 0])) for x in (fit, test)]
+    dealt = [probes.shuffled(law(x[:, 0])) for x in (fit, test)]
     assert probe.bits(states(fit), dealt[0], states(test), dealt[1]).item() < 0.02
 
 
@@ -87,3 +90,43 @@ def test_misfits_are_refused() -> None:
         LINEAR.bits(torch.zeros(1, 5, 2), torch.zeros(1, 4, 2), torch.zeros(1, 5, 2), torch.zeros(1, 5, 2))
     with pytest.raises(ValueError, match="hidden units"):
         Probe(inner=-1)
+
+
+def test_labels_are_only_dealt_out() -> None:
+    laws = torch.rand(2, 9, 3, generator=torch.Generator().manual_seed(0))
+    dealt = probes.shuffled(laws)
+    assert not torch.equal(dealt, laws)
+    for before, after in zip(laws, dealt, strict=True):
+        assert sorted(before.tolist()) == sorted(after.tolist())
+
+
+BUGS = {
+    "fitted on the states that judge it": (
+        Bug(
+            "pdref.lab.probes:Probe.bits",
+            "self._fitted((states - middle) / size, laws)",
+            "self._fitted((held_out - middle) / size, held_out_laws.float())",
+            (),
+        ),
+        test_a_probe_is_judged_on_states_that_it_was_not_fitted_on,
+    ),
+    "nats for bits": (
+        Bug("pdref.lab.probes:Probe.bits", " / math.log(2)", "", ()),
+        test_noisy_futures_give_the_capacity_of_the_channel,
+    ),
+    "labels left in place": (
+        Bug("pdref.lab.probes:shuffled", "laws[:, torch.randperm", "laws[:, 0 * torch.randperm", ()),
+        test_labels_are_only_dealt_out,
+    ),
+    "no inner layer": (
+        Bug("pdref.lab.probes:Reader.forward", "F.gelu(", "(", ()),
+        test_a_linear_probe_reads_a_bit_and_not_the_xor_of_two,
+    ),
+}
+
+
+@pytest.mark.parametrize(("bug", "law"), BUGS.values(), ids=BUGS)
+def test_bugs_are_found(bug: Bug, law: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        law()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from laws.planting import Bug
 from pdref.data.delayed_copy import DelayedCopy
 from pdref.data.random_xor import RandomXor
-from pdref.lab.token_lab import Headed, Learners, Myopic, Narrow, by_offset, regret, samples
+from pdref.lab import token_lab
+from pdref.lab.token_lab import Headed, Learners, Myopic, Narrow
 from pdref.model.heads import KINDS, MultiToken
 from pdref.model.transformer import Config, Transformer
 from pdref.ops.multi_token_nll import multi_token_nll
@@ -49,7 +53,7 @@ def test_together_is_alone() -> None:
 def test_learning_reaches_the_floor() -> None:
     learners = Learners([Narrow(Config(2, 12, 1, 16, 2, 2), 4, 2, seed=0)])
     learners.learn([COPY], 120)
-    lost = regret(learners, [COPY], samples([COPY], 200, 12, 9), start=4)
+    lost = token_lab.regret(learners, [COPY], token_lab.samples([COPY], 200, 12, 9), start=4)
     assert lost.shape == (1, 2) and lost.max() < 0.03
 
 
@@ -67,6 +71,18 @@ def test_parallel_heads_read_the_state_alone_and_sequential_ones_what_lies_betwe
     assert parallel[6].tolist() == [False, True, False]
     assert chained[6].tolist() == [False, True, True]
     assert not parallel[:5].any() and not chained[:5].any(), "nobody reads beyond his offset"
+
+
+def test_nobody_is_told_the_answer() -> None:
+    """The chances of both values of a token add up to one: none depends on which it is."""
+    x = tokens(1)
+    y = x.clone()
+    y[0, 8] = 1 - y[0, 8]
+    for heads in ("parallel", "sequential"):
+        learner = Narrow(SMALL, 8, 3, heads, seed=0)
+        chances = [(-learner(z)[1][0]).exp() for z in (x, y)]
+        for k in (1, 2, 3):
+            assert sum(chance[8 - k, k - 1].item() for chance in chances) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_state_is_as_narrow_as_it_says() -> None:
@@ -102,7 +118,7 @@ def test_offsets_are_averaged_over_what_exists() -> None:
     nats = torch.zeros(1, 4, 2)
     nats[0, :, 0] = torch.tensor([9.0, 1.0, 3.0, 99.0])  # the last predicts nothing
     nats[0, :, 1] = torch.tensor([9.0, 5.0, 99.0, 99.0])
-    assert by_offset(nats, start=1).tolist() == [2.0, 5.0]
+    assert token_lab.by_offset(nats, start=1).tolist() == [2.0, 5.0]
 
 
 def test_misfits_are_refused() -> None:
@@ -113,5 +129,53 @@ def test_misfits_are_refused() -> None:
 
 
 def test_equal_sources_give_equal_sequences() -> None:
-    x = samples([COPY, RandomXor(), DelayedCopy(2, 0.1)], 4, 6, seed=3)
+    x = token_lab.samples([COPY, RandomXor(), DelayedCopy(2, 0.1)], 4, 6, seed=3)
     assert torch.equal(x[0], x[2]) and not torch.equal(x[0], x[1])
+
+
+def test_a_floor_is_asked_where_the_prediction_is_made() -> None:
+    nats = 100 * torch.arange(6)[:, None] + torch.arange(3)  # token and head, both readable
+    found = token_lab._at_source(nats[None])[0]
+    for place, k in ((0, 1), (2, 3), (4, 1), (0, 3)):
+        assert found[place, k - 1] == 100 * (place + k) + k - 1
+
+
+HEADS = test_parallel_heads_read_the_state_alone_and_sequential_ones_what_lies_between
+BUGS = {
+    "a head is told its own token": (
+        Bug("pdref.lab.token_lab:Narrow.forward", "self.told * self.earlier", "self.told", ()),
+        test_nobody_is_told_the_answer,
+    ),
+    "parallel heads are told what lies between": (
+        Bug("pdref.lab.token_lab:Narrow.forward", "if self.chained:", "if True:", ()),
+        HEADS,
+    ),
+    "the state is as wide as the trunk": (
+        Bug("pdref.lab.token_lab:Narrow.forward", " * self.kept", "", ()),
+        test_a_state_is_as_narrow_as_it_says,
+    ),
+    "the floor is of other offsets": (
+        Bug("pdref.lab.token_lab:_at_source", "roll(-k, 1)", "roll(k, 1)", ()),
+        test_a_floor_is_asked_where_the_prediction_is_made,
+    ),
+    "the end is counted": (
+        Bug("pdref.lab.token_lab:by_offset", "start : T - k,", "start : T,", ()),
+        test_offsets_are_averaged_over_what_exists,
+    ),
+    "learners share their row": (
+        Bug(
+            "pdref.lab.token_lab:samples",
+            "drawn[source] for source in sources",
+            "drawn[sources[0]] for _ in sources",
+            (),
+        ),
+        test_equal_sources_give_equal_sequences,
+    ),
+}
+
+
+@pytest.mark.parametrize(("bug", "law"), BUGS.values(), ids=BUGS)
+def test_bugs_are_found(bug: Bug, law: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        law()
