@@ -21,13 +21,14 @@ from pdref.methods.autoregressive import next_token_nll, per_document_mean
 from pdref.methods.decoding import Draw, Requests, Speaker
 from pdref.methods.denoising import Canvas, Unmasking, denoise
 from pdref.methods.generation import Generation
+from pdref.methods.planning import Bounds, Sized, end_stage, plan_stage
 from pdref.model.transformer import Transformer
 from pdref.ops.impl import Impl
 from pdref.ops.planned_nll import planned_nll
-from pdref.text.document import Item, LengthOutOfRange, MisplacedTag, parse_plan, render_plan
-from pdref.text.layout import NO_SPAN, Layout, LayoutBuilder, Role, TooLong
+from pdref.text.document import Item
+from pdref.text.layout import NO_SPAN, Layout, LayoutBuilder, Role
 from pdref.text.mask import Siblings, Sight
-from pdref.text.tags import DocumentError, Tag
+from pdref.text.tags import Tag
 
 T_FLOOR = 1e-3
 
@@ -158,15 +159,6 @@ def log_likelihood(
     return Likelihood(-draws[0].plan.sum(1), Estimate(bounds.mean(0), bounds.std(0) / samples**0.5))
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Where a runaway request is cut: plan items and plan tokens per stage, stages per document."""
-
-    items: int = 32
-    plan_tokens: int = 256
-    stages: int = 8
-
-
 CONTENT_FORBIDS = tuple(tag for tag in Tag if tag is not Tag.PAD)
 
 
@@ -193,90 +185,22 @@ def sample(
     unmasking, draw, bounds = unmasking or Unmasking(), draw or Draw(), bounds or Bounds()
     if length_factor <= 0:
         raise ValueError(f"the length factor is positive, not {length_factor}")
-    if plans is not None and len(plans) != len(prompts):
-        raise ValueError(f"{len(plans)} plans for {len(prompts)} prompts")
     requests = Requests(speaker, prompts, draw, cached, impl)
     active = list(range(len(prompts)))
     for stage in range(bounds.stages):
         with requests.timed("plan"):
-            given = dict(enumerate(plans)) if plans is not None and stage == 0 else {}
-            starts = {b: requests.length(b) for b in active}
-            for b in active:
-                requests.add(b, "plan", encode_plan(requests, b, given.get(b) or ()), Role.PLAN, stage)
-            requests.read(active)
-            _write_plans(requests, [b for b in active if not given.get(b)], stage, bounds)
-            fitted = {b: _sized(requests, b, starts[b], length_factor) for b in active}
-            active = [b for b in active if fitted[b]]
-        if not active:
+            given = plans if stage == 0 else None
+            planned = plan_stage(requests, active, stage, bounds, given, length_factor)
+        if not planned:
             break
         with requests.timed("denoise"):
-            _fill(requests, {b: fitted[b] for b in active}, stage, unmasking, siblings)
+            _fill(requests, planned, stage, unmasking, siblings)
         with requests.timed("commit"):
-            requests.read(active)
-            after = dict(zip(active, requests.next_tokens(active), strict=True))
-            active = [b for b in active if _go_on(requests, b, after[b], stage, bounds)]
+            requests.read([*planned])
+            active = end_stage(requests, [*planned], stage, bounds)
         if not active:
             break
     return requests.finish()
-
-
-Sized = list[tuple[Item, int]]  # plan items and their lengths in tokens
-
-
-def encode_plan(requests: Requests, b: int, plan: Sequence[Item]) -> list[int]:
-    """Token ids of a plan given by hand. Raises TooLong if request b has no room for them."""
-    ids = requests.tokenizer.encode(render_plan(plan))
-    if len(ids) > requests.room(b):
-        raise TooLong(f"plan {b} has {len(ids)} tokens; {requests.room(b)} of {requests.context} are left")
-    return ids
-
-
-def _write_plans(requests: Requests, rows: Sequence[int], stage: int, bounds: Bounds) -> None:
-    """Let the model write the plans of `rows`, each up to the <async> that ends it or to a bound."""
-    starts = {b: requests.length(b) for b in rows}
-    items = dict.fromkeys(rows, 0)
-
-    def stop(b: int, token: int) -> bool:
-        items[b] += token == Tag.TOPIC
-        return token in (Tag.ASYNC, Tag.SYNC, Tag.EOS) or items[b] > bounds.items
-
-    stopped = requests.write(rows, "plan", stop, bounds.plan_tokens, stage)
-    for b in rows:
-        end = stopped.get(b)
-        if end in (Tag.SYNC, Tag.EOS):
-            requests.fail(b, MisplacedTag(f"the plan of stage {stage} ends in {Tag(end).text}"))
-        elif end != Tag.ASYNC:
-            _keep_items(requests, b, starts[b], requests.tokens(b)[starts[b] :].count(Tag.END_TOPIC), "ran away")
-
-
-def _sized(requests: Requests, b: int, start: int, factor: float) -> Sized:
-    """The plan that request b holds from `start` on, in tokens, cut to what fits; empty if it breaks the grammar."""
-    if requests.generations[b].problem:
-        return []
-    try:
-        plan = parse_plan(requests.tokenizer.decode(requests.tokens(b)[start:]))
-    except DocumentError as error:
-        requests.fail(b, error)
-        return []
-    room = requests.room(b) - 1  # one token is kept for what ends the stage
-    fitting: Sized = []
-    for item in plan:
-        length = max(1, round(item.length * requests.grammar.grid * factor))
-        room -= length + len(requests.opening(item)) + 1
-        if room < 0:
-            break
-        fitting.append((item, length))
-    if not fitting:
-        requests.fail(b, LengthOutOfRange(f"{plan[0].topic!r} plans more than the context of {requests.context} holds"))
-    elif len(fitting) < len(plan):
-        _keep_items(requests, b, start, len(fitting), f"does not fit the context of {requests.context}")
-    return fitting
-
-
-def _keep_items(requests: Requests, b: int, start: int, count: int, why: str) -> None:
-    """Cut a plan after its first `count` items and report it."""
-    ends = [i for i, token in enumerate(requests.tokens(b)) if i >= start and token == Tag.END_TOPIC]
-    requests.cut(b, ends[count - 1] + 1 if count else start, f"a plan {why}: cut after {count} items")
 
 
 def _fill(requests: Requests, plans: dict[int, Sized], stage: int, unmasking: Unmasking, siblings: Siblings) -> None:
@@ -299,19 +223,3 @@ def _fill(requests: Requests, plans: dict[int, Sized], stage: int, unmasking: Un
     for b, span, ids in zip(owners, spans, tokens.tolist(), strict=True):
         rows = zip(ids, span.role[0].tolist(), span.span[0].tolist(), strict=False)
         requests.builders[b].rows += [(token, role, stage, k) for token, role, k in rows]
-
-
-def _go_on(requests: Requests, b: int, after: int, stage: int, bounds: Bounds) -> bool:
-    """Add what follows the finished stage; whether another stage begins."""
-    if after == Tag.ASYNC and requests.generations[b].cuts:
-        after = Tag.EOS  # the model would go on with the items that were cut
-    if after == Tag.SYNC and stage + 1 < bounds.stages:
-        requests.add(b, "commit", [after], Role.TAG, stage + 1)
-        return True
-    if after == Tag.SYNC:
-        requests.generations[b].cuts += (f"the document was ended after {bounds.stages} stages",)
-    elif after != Tag.EOS:
-        requests.fail(b, MisplacedTag(f"stage {stage} is followed by token {after}, not by <sync/> or <eos>"))
-        return False
-    requests.add(b, "commit", [Tag.EOS], Role.TAG, stage)
-    return False

@@ -1,9 +1,9 @@
-"""Sections side by side: each a row that begins after what it reads, written token by token, a forward for all.
+"""Sections side by side, written token by token: one forward a step for all of them, over one shared past.
 
-With a cache, what a section reads is copied in front of its own keys once: the prompt, the outline and all that was
-finished, then, where sections are rewritten, the drafts. Slots follow one another though positions leave gaps, since
-a section stands where the finished document has it. Without a cache, whole documents run under the mask of
-`pdref.text.filling`, all sections of a request in one row; the tokens are the same.
+With a cache, a request is a row. Its sections put their keys where the finished document will have them, and all read
+the one cached prefix of their request, each under a mask that leaves its siblings out; drafts, where sections are
+rewritten, stand beside it. Without a cache, whole documents run under the mask of `pdref.text.filling`; the tokens
+are the same.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from torch import Tensor
 from pdref.methods.decoding import Requests
 from pdref.methods.generation import Event
 from pdref.methods.planned_diffusion import CONTENT_FORBIDS
-from pdref.model.cache import Cache
+from pdref.model.cache import Writer
+from pdref.ops.impl import Impl
+from pdref.ops.planned_attention import planned_attention
 from pdref.ops.unmask import unmask
 from pdref.text.filling import Filling, filling_mask
 from pdref.text.layout import Layout, LayoutBuilder, Role, Stream
+from pdref.text.mask import Sight
 from pdref.text.tags import Tag
 
 
@@ -29,15 +32,19 @@ from pdref.text.tags import Tag
 class Section:
     """A section of request `owner`: where its <async> stands, what opens it, how many tokens it takes.
 
-    `content` are those written so far; `entries` [N, 2G, S, Dh] its keys and values once it is finished.
+    It reads the first `past` tokens of its request. `content` are those written so far; of a draft, `entries`
+    [N, 2G, S, Dh] are its keys and values once it is finished. The second stream is that of drafts, as in
+    `pdref.text.filling`.
     """
 
     owner: int
     stage: int
     span: int
     start: int
+    past: int
     opening: list[int]
     length: int
+    stream: Stream = Stream.CLEAN
     content: list[int] = field(default_factory=list)
     entries: Tensor | None = None
 
@@ -50,6 +57,10 @@ class Section:
     def size(self) -> int:
         """Tokens when it is finished, its two tags and what it echoes included."""
         return len(self.opening) + self.length + 1
+
+    def reads(self, draft: Section) -> bool:
+        """Whether this section reads that draft."""
+        return self.stream == Stream.CLEAN and (self.owner, self.stage) == (draft.owner, draft.stage)
 
     def add_to(self, builder: LayoutBuilder) -> None:
         """Put what is there into a document."""
@@ -66,49 +77,95 @@ class Reader(Protocol):
         ...
 
 
-class Branches:
-    """With a cache: a row of a new cache for each section, which holds what the section reads and then its own."""
+class Shared:
+    """With a cache: the unread tokens of all sections of a request in one row, over the slots of their positions."""
 
     def __init__(self, requests: Requests, sections: Sequence[Section], drafts: Sequence[Section]) -> None:
         self.requests, self.sections = requests, sections
-        shown = [[d.entries for d in drafts if d.owner == s.owner] for s in sections]
-        past = [requests.length(s.owner) for s in sections]
-        self.base = [n + sum(e.shape[2] for e in entries) for n, entries in zip(past, shown, strict=True)]
-        capacity = max(self.base) + max(s.size for s in sections)
-        self.cache = Cache(requests.model.config, len(sections), capacity, requests.model.embed.weight)
-        owners = torch.tensor([s.owner for s in sections], device=requests.device)
-        self.cache.entries[:, :, :, : max(past)] = requests.cache.entries[:, :, :, : max(past)].index_select(1, owners)
-        for row, (n, base, entries) in enumerate(zip(past, self.base, shown, strict=True)):
-            if entries:
-                self.cache.entries[:, row, :, n:base] = torch.cat(entries, 2)
         self.seen = [0] * len(sections)
+        owners = sorted({s.owner for s in sections})
+        self.members = [[i for i, s in enumerate(sections) if s.owner == b] for b in owners]
+        self.rows = torch.tensor(owners, device=requests.device)
+        shown = [[d.entries for d in drafts if sections[members[0]].reads(d)] for members in self.members]
+        self.drafts = Drafts.of([torch.cat(entries, 2) for entries in shown]) if shown[0] else None
 
     def read(self) -> Tensor:
         """See `Reader`. A section that is not finished is read up to its last token, a finished one to its end."""
-        unread = [s.tokens[seen:] or s.tokens[-1:] for s, seen in zip(self.sections, self.seen, strict=True)]
-        first = [len(s.tokens) - len(ids) for s, ids in zip(self.sections, unread, strict=True)]
-        longest = max(map(len, unread))
-        # Nobody reads a filler: its slot is that of a later token, or behind its section's end.
-        filled = [ids + ids[-1:] * (longest - len(ids)) for ids in unread]
-        steps = torch.arange(longest)
-        starts, base = (torch.tensor([a + b for a, b in zip(first, at, strict=True)]) for at in (self._starts, self.base))
+        table: list[list[tuple[int, int, int, int]]] = []  # row by row: token, position, past and start of its section
+        last = [0] * len(self.sections)
+        for members in self.members:
+            row: list[tuple[int, int, int, int]] = []
+            for i in members:
+                s = self.sections[i]
+                first = min(self.seen[i], len(s.tokens) - 1)
+                row += [(token, s.start + first + k, s.past, s.start) for k, token in enumerate(s.tokens[first:])]
+                last[i], self.seen[i] = len(row) - 1, len(s.tokens)
+            table.append(row)
+        longest = max(map(len, table))
+        # A row is filled up with its last token, which writes the same key to the same slot again.
+        filled = [row + row[-1:] * (longest - len(row)) for row in table]
         device = self.requests.device
-        positions = (starts[:, None] + steps).clamp_(max=self.requests.context - 1).to(device)
-        slots = (base[:, None] + steps).clamp_(max=self.cache.capacity - 1).to(device)
-        tokens = torch.tensor(filled, device=device)
-        hidden = self.requests.model(tokens, positions, memory=self.cache.at(slots), impl=self.requests.impl)
-        self.seen = [len(s.tokens) for s in self.sections]
-        last = torch.tensor([len(ids) - 1 for ids in unread], device=device)
-        return hidden[torch.arange(len(unread), device=device), last]
-
-    @property
-    def _starts(self) -> list[int]:
-        return [s.start for s in self.sections]
+        token, position, past, start = torch.tensor(filled, device=device).permute(2, 0, 1).contiguous()  # [R, T] each
+        memory = self.requests.cache.at(position, self.rows)
+        slot = torch.arange(memory.end, device=device)
+        own = (slot >= start[..., None]) & (slot <= position[..., None])
+        mask = (slot < past[..., None]) | own  # [R, T, S]
+        if self.drafts is not None:
+            memory, mask = self.drafts.beside(memory), self.drafts.widened(mask)
+        hidden = self.requests.model(token, position, mask[:, None], memory, self.requests.impl)
+        where = [row for row, members in enumerate(self.members) for _ in members]
+        return hidden[torch.tensor(where, device=device), torch.tensor(last, device=device)]
 
     def keep(self) -> None:
-        """Give the sections their keys, and the requests' cache the same."""
-        for row, (s, base) in enumerate(zip(self.sections, self.base, strict=True)):
-            s.entries = self.cache.entries[:, row, :, base : base + s.size]
+        """Give drafts their keys, before what becomes of them takes the slots."""
+        for s in (s for s in self.sections if s.stream != Stream.CLEAN):
+            s.entries = self.requests.cache.entries[:, s.owner, :, s.start : s.start + s.size].clone()
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """The keys and values of the drafts of R requests, [N, R, 2G, D, Dh], and which of the D are there, [R, D]."""
+
+    entries: Tensor
+    real: Tensor
+
+    @classmethod
+    def of(cls, entries: Sequence[Tensor]) -> Drafts:
+        """Those of each request, [N, 2G, D, Dh]."""
+        longest = max(e.shape[2] for e in entries)
+        padded = [torch.nn.functional.pad(e, (0, 0, 0, longest - e.shape[2])) for e in entries]
+        counts = torch.tensor([[e.shape[2]] for e in entries], device=entries[0].device)
+        return cls(torch.stack(padded, 1), torch.arange(longest, device=counts.device) < counts)
+
+    def widened(self, mask: Tensor) -> Tensor:
+        """A mask [R, T, S] over what stands before the drafts, and all drafts."""
+        return torch.cat([mask, self.real[:, None].expand(-1, mask.shape[1], -1)], 2)
+
+    def beside(self, memory: Writer) -> Beside:
+        """The drafts after all that `memory` has."""
+        return Beside(memory, self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A `Memory` in which drafts follow what a cache holds; they are read and never written."""
+
+    memory: Writer
+    drafts: Tensor
+
+    @property
+    def mask(self) -> None:
+        """See `Memory.mask`; `Shared` gives its own."""
+        return None
+
+    def extend(self, layer: int, entries: Tensor) -> Tensor:
+        """See `Memory.extend`."""
+        return torch.cat([self.memory.extend(layer, entries), self.drafts[layer]], 2)
+
+    def attend(self, layer: int, q: Tensor, entries: Tensor, mask: Tensor | Sight | None, impl: Impl) -> Tensor:
+        """See `Memory.attend`."""
+        k, v = self.extend(layer, entries).chunk(2, 1)
+        return planned_attention(q, k, v, mask, impl=impl)
 
 
 class Whole:
@@ -124,7 +181,8 @@ class Whole:
         """See `Reader`."""
         layouts = [self._document(b) for b in self.owners]
         padded = Layout.collate(layouts)
-        for row, layout in enumerate(layouts):  # `collate` numbers positions afresh
+        padded.position.zero_()  # `collate` numbers them afresh
+        for row, layout in enumerate(layouts):
             padded.position[row, : layout.shape[1]] = layout.position[0]
         batch = padded.map(lambda f: f.to(self.requests.device))
         mask = filling_mask(batch, batch, self.filling)
@@ -133,44 +191,40 @@ class Whole:
 
     def _document(self, b: int) -> Layout:
         parts = [self.requests.builders[b].build()]
-        for stream, sections in ((Stream.NOISED, self.drafts), (Stream.CLEAN, self.sections)):
-            for s in (s for s in sections if s.owner == b):
-                builder = LayoutBuilder(self.requests.tokenizer, self.requests.grammar)
-                s.add_to(builder)
-                part = builder.build()
-                parts.append(
-                    replace(part, position=part.position + s.start, stream=torch.full_like(part.stream, int(stream)))
-                )
+        for s in (s for s in (*self.drafts, *self.sections) if s.owner == b):
+            builder = LayoutBuilder(self.requests.tokenizer, self.requests.grammar)
+            s.add_to(builder)
+            part = builder.build()
+            parts.append(replace(part, position=part.position + s.start, stream=part.stream + int(s.stream)))
         return Layout.concatenate(parts)
 
     def _last(self, batch: Layout, s: Section) -> Tensor:
         row = self.owners.index(s.owner)
-        found = (batch.stream[row] == Stream.CLEAN) & (batch.stage[row] == s.stage) & (batch.span[row] == s.span)
+        found = (batch.stream[row] == s.stream) & (batch.stage[row] == s.stage) & (batch.span[row] == s.span)
         return found.nonzero()[-1, 0]
 
     def keep(self) -> None:
         """Nothing is kept."""
 
 
-def write(
-    requests: Requests, sections: Sequence[Section], filling: Filling = "parallel", drafts: Sequence[Section] = ()
-) -> Tensor:
+def write(requests: Requests, sections: Sequence[Section], filling: Filling, drafts: Sequence[Section] = ()) -> Tensor:
     """Write `sections` side by side, each to its length, and read their ends; returns the states [R, D] there.
 
-    They read the `drafts` of their own request, too. Counts and records each step in `requests`; a section of n
-    tokens takes n + 1 forwards.
+    Sections of a request stand together, requests in order; `drafts` are all of theirs, those of earlier stages, too.
+    Counts and records each step in `requests`; a section of n tokens takes n + 1 forwards.
     """
-    reader = Whole(requests, sections, drafts, filling) if requests.cache is None else Branches(requests, sections, drafts)
+    cached = requests.cache is not None
+    reader = Shared(requests, sections, drafts) if cached else Whole(requests, sections, drafts, filling)
     owners = torch.tensor([s.owner for s in sections], device=requests.device)
     never = torch.tensor([int(tag) for tag in CONTENT_FORBIDS], device=requests.device)
     hidden = reader.read()
-    while growing := [s for s in sections if len(s.content) < s.length]:
+    while any(len(s.content) < s.length for s in sections):
         drawn = unmask(
             hidden,
             requests.model.unembed.weight,
             requests.seeds[owners],
             torch.tensor([s.start + len(s.tokens) for s in sections], device=requests.device),
-            0,
+            int(sections[0].stream),  # a draft and what becomes of it are drawn with noise of their own
             requests.draw.temperature,
             requests.draw.top_p,
             never,
@@ -196,7 +250,5 @@ def join(requests: Requests, sections: Sequence[Section], hidden: Tensor) -> Non
     """Put finished sections into their requests, in the order of the document; `hidden` [R, D] are their ends."""
     for s, state in zip(sections, hidden, strict=True):
         s.add_to(requests.builders[s.owner])
-        if requests.cache is not None:
-            requests.cache.entries[:, s.owner, :, s.start : s.start + s.size] = s.entries
         requests.seen[s.owner] = requests.length(s.owner)
         requests.hidden[s.owner] = state
