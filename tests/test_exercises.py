@@ -33,7 +33,7 @@ make_exercises = module(ROOT / "solutions" / "make_exercises.py")
 # The notebooks.
 
 
-@pytest.fixture(params=["planned_diffusion.ipynb", "kernels.ipynb", "multi_token.ipynb"])
+@pytest.fixture(params=["planned_diffusion.ipynb", "kernels.ipynb", "multi_token.ipynb", "plans_and_coherence.ipynb"])
 def exercise_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "kernels.ipynb":
         if not triton_is_installed():
