@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from laws import checks
+from laws import checks, planted_outlines, planted_writers
 from laws.planting import Bug
 from pdref.lab.recipe import Recipe, build_corpus
 from pdref.lab.train import read_log, train
@@ -206,6 +206,11 @@ BUGS: dict[str, Bug] = {
         ("a killed run resumes",),
     ),
 }
+
+
+for others in (planted_outlines, planted_writers):
+    LAWS |= others.LAWS
+    BUGS |= others.BUGS
 
 
 @pytest.mark.parametrize("law", LAWS)
