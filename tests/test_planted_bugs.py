@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from laws import checks, planted_outlines, planted_writers
+from laws import checks, planted_outlines, planted_theory, planted_writers
 from laws.planting import Bug
 from pdref.lab.recipe import Recipe, build_corpus
 from pdref.lab.train import read_log, train
@@ -208,7 +208,7 @@ BUGS: dict[str, Bug] = {
 }
 
 
-for others in (planted_outlines, planted_writers):
+for others in (planted_outlines, planted_theory, planted_writers):
     LAWS |= others.LAWS
     BUGS |= others.BUGS
 
