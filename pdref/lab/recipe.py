@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from pdref.data import prose
+from pdref.data.essays import Essays
 from pdref.data.path_star import PathStar
 from pdref.data.profiles import Profiles
 from pdref.model.heads import Kind, MultiToken
@@ -25,10 +26,10 @@ RECIPES = Path(__file__).parent / "recipes"
 class CorpusRecipe:
     """Which documents: `grid` and `echo` are the grammar; `vocabulary` is for byte pairs.
 
-    `difficulty` is the dial of profiles and the number of arms of path_star.
+    `difficulty` is the dial of profiles, the number of arms of path_star and that of constraints of essays.
     """
 
-    name: Literal["profiles", "prose", "path_star"] = "profiles"
+    name: Literal["profiles", "prose", "path_star", "essays"] = "profiles"
     documents: int = 12_000
     held_out: int = 256
     difficulty: int = 2
@@ -63,7 +64,7 @@ class TrainRecipe:
     `clean_weight` adds next-token prediction of the content (the autoregressive baseline in the same trunk);
     `diffusion_share` of the steps train diffusion of the whole response instead. Heads that look further than the
     next token count `heads_weight` each; with a `trunk`, the name or folder of a checkpoint, its weights stand and
-    they alone are trained.
+    they alone are trained. The objective "outline" says that `lab.essay_forms` trains, not `lab.train`.
     """
 
     steps: int = 1500
@@ -76,7 +77,7 @@ class TrainRecipe:
     clip: float = 1.0
     clean_weight: float = 1.0
     diffusion_share: float = 0.0
-    objective: Literal["formula", "released"] = "formula"
+    objective: Literal["formula", "released", "outline"] = "formula"
     siblings: Siblings = "sparse"
     heads_weight: float = 1.0
     trunk: str = ""
@@ -154,7 +155,7 @@ class Corpus:
     train: list[PlannedDocument]
     held_out: list[PlannedDocument]
     tokenizer: Tokenizer
-    source: Profiles | PathStar | None = None
+    source: Profiles | PathStar | Essays | None = None
 
 
 HELD_OUT_SEED = 2**31 - 1
@@ -181,7 +182,11 @@ def _path_star(recipe: Recipe) -> Corpus:
     return _of_source(recipe, PathStar(degree=recipe.corpus.difficulty))
 
 
-def _of_source(recipe: Recipe, source: Profiles | PathStar) -> Corpus:
+def _essays(recipe: Recipe) -> Corpus:
+    return _of_source(recipe, Essays(kinds=recipe.corpus.difficulty, paragraphs=4, grammar=recipe.grammar))
+
+
+def _of_source(recipe: Recipe, source: Profiles | PathStar | Essays) -> Corpus:
     train = source.sample(recipe.corpus.documents, recipe.train.seed)
     held_out = source.sample(recipe.corpus.held_out, HELD_OUT_SEED)
     more = ["topic"] if recipe.corpus.ablation == "no_topics" else []  # the one word it leaves of topics
@@ -197,6 +202,7 @@ _CORPORA: dict[str, Callable[[Recipe], Corpus]] = {
     "profiles": _profiles,
     "prose": _prose,
     "path_star": _path_star,
+    "essays": _essays,
 }
 
 

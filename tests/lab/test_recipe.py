@@ -66,7 +66,7 @@ def test_shipped_recipes_load_by_name(name: str) -> None:
         ({"corpus": {"echo": 1}}, "corpus.echo is a bool, not 1"),
         ({"corpus": {"name": "poems"}}, "corpus.name is one of .*profiles.*, not 'poems'"),
         ({"corpus": {"ablation": "all"}}, "corpus.ablation is one of none, no_topics, no_sync, not 'all'"),
-        ({"train": {"objective": "paper"}}, "train.objective is one of formula, released, not 'paper'"),
+        ({"train": {"objective": "paper"}}, "train.objective is one of formula, released, outline, not 'paper'"),
         ({"train": {"siblings": "twins"}}, "train.siblings is one of sparse, dense, not 'twins'"),
         ({"model": {"depth": [3]}}, r"model.depth is a int, not \[3\]"),
         ({"train": 3}, r"train is a table, \[train\], not 3"),

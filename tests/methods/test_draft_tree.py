@@ -6,11 +6,11 @@ from itertools import product
 
 import pytest
 import torch
-from methods.test_drafting import PROMPTS, SEEDS, sample, speaker_of, wrote
 
 from laws import worlds
 from laws.checks import result
 from laws.planting import Bug
+from methods.test_drafting import PROMPTS, SEEDS, sample, speaker_of, wrote
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.draft_tree import ROOT, Node, grow, lineage, path
 from pdref.methods.generation import Drafted
