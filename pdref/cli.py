@@ -28,6 +28,15 @@ class Method(StrEnum):
     planned = "planned"
     autoregressive = "autoregressive"
     diffusion = "diffusion"
+    hierarchy = "hierarchy"
+
+
+class Filling(StrEnum):
+    """What the sections of a hierarchy read of each other."""
+
+    parallel = "parallel"
+    sequential = "sequential"
+    drafts = "drafts"
 
 
 class Order(StrEnum):
@@ -42,7 +51,9 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the ta
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 CheckpointName = Annotated[
     str,
-    typer.Option("--checkpoint", "-c", help="A shipped one (profiles, profiles_heads, prose, path_star) or a folder."),
+    typer.Option(
+        "--checkpoint", "-c", help="A shipped one (profiles, profiles_heads, prose, path_star, essays) or a folder."
+    ),
 ]
 
 
@@ -88,10 +99,16 @@ def train(
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to answer (a held-out prompt, if left out).")] = None,
     checkpoint: CheckpointName = "profiles",
-    method: Annotated[Method, typer.Option(help="How to write.")] = Method.planned,
+    method: Annotated[
+        Optional[Method],  # noqa: UP045
+        typer.Option(help="How to write (left out: hierarchy with essays, planned with all others)."),
+    ] = None,
+    filling: Annotated[
+        Filling, typer.Option(help="What the sections of a hierarchy read of each other.")
+    ] = Filling.parallel,
     plan: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="A plan by hand: 'opening she winter 6, pet 5' or <topic> tags (planned only)."),
+        typer.Option(help="A plan by hand: 'opening she winter 6, pet 5' or <topic> tags (planned, hierarchy)."),
     ] = None,
     ratio: Annotated[
         float, typer.Option("--ratio", "-r", help="Step ratio r: forwards per token of the longest span.")
@@ -115,8 +132,8 @@ def generate(
 
         loaded = _load(checkpoint)
         request = answer.Request(
-            prompt, method.value, plan, ratio, order.value, threshold, "reveal" if reveal else "defer",
-            length_factor, temperature, top_p, seed,
+            prompt, method and method.value, plan, ratio, order.value, threshold, "reveal" if reveal else "defer",
+            length_factor, temperature, top_p, seed, filling.value,
         )  # fmt: skip
         found = answer.answer(loaded, request)
         answer.show(found, loaded.speaker, console, play)

@@ -55,7 +55,7 @@ def test_training_leaves_a_checkpoint_a_log_and_the_recipe(checkpoint: Path) -> 
     assert len((checkpoint / "log.csv").read_text().splitlines()) == 7
 
 
-@pytest.mark.parametrize("method", ["planned", "autoregressive", "diffusion"])
+@pytest.mark.parametrize("method", ["planned", "autoregressive", "diffusion", "hierarchy"])
 def test_generate_answers_by_every_method(checkpoint: Path, tmp_path: Path, method: str) -> None:
     """And writes what it found as JSON."""
     target = tmp_path / "deep" / "answer.json"
@@ -65,6 +65,29 @@ def test_generate_answers_by_every_method(checkpoint: Path, tmp_path: Path, meth
     found = json.loads(target.read_text())
     assert found["critical_path"] >= 1
     assert found["circumstances"]["torch"]
+
+
+@pytest.mark.parametrize("filling", ["parallel", "sequential", "drafts"])
+def test_essays_are_outlined(filling: str) -> None:
+    """Their checkpoint was trained for outlines, so that is how it answers."""
+    words = ("--plan", "farming brill nell 40, fishing brill nell 40") if filling == "parallel" else ()
+    prompt = "town brill guide nell in 4 sections"
+    status, output = run("generate", prompt, "-c", "essays", "--filling", filling, *words)
+    assert status == 0, output
+    sections = 2 if words else 4
+    said = " ".join(output.split())
+    assert said.count("brill nell 40") == sections and said.count("reached brill") == 4 * sections
+    assert ("draft" in output) == (filling == "drafts")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_essays_are_trained_and_scored_elsewhere(command: str, tmp_path: Path) -> None:
+    from pdref.lab.checkpoint import CHECKPOINTS
+
+    recipe = CHECKPOINTS / "essays" / "recipe.toml"
+    words = (recipe, "--out", tmp_path / "run") if command == "train" else ("-c", "essays")
+    status, output = run(command, *words)
+    assert status != 0 and "pdref.lab.essay_forms" in output
 
 
 def test_generate_fills_a_plan_by_hand(checkpoint: Path) -> None:

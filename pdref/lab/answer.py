@@ -12,19 +12,23 @@ from pdref.lab import player
 from pdref.lab.checkpoint import Checkpoint
 from pdref.lab.recipe import build_corpus
 from pdref.lab.train import trained_response_length
-from pdref.methods import autoregressive, masked_diffusion, planned_diffusion
+from pdref.methods import autoregressive, hierarchy, masked_diffusion, planned_diffusion
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.denoising import Order, ThresholdMeaning, Unmasking
 from pdref.methods.generation import Generation
 from pdref.text.document import Item, parse_plan
+from pdref.text.filling import Filling
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to answer and how; the fields are those of the samplers. A `prompt` of None takes a held-out one."""
+    """What to answer and how; the fields are those of the samplers.
+
+    A `prompt` of None takes a held-out one, a `method` of None the one that the checkpoint was trained for.
+    """
 
     prompt: str | None = None
-    method: str = "planned"
+    method: str | None = None
     plan: str | None = None
     step_ratio: float = 1.0
     order: Order = "entropy"
@@ -34,25 +38,29 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    filling: Filling = "parallel"
 
 
 def answer(checkpoint: Checkpoint, request: Request) -> Generation:
     """Raises ValueError for a plan by hand with a method that has none, and what the samplers raise."""
-    if request.plan is not None and request.method != "planned":
-        raise ValueError(f"a plan by hand is for the method 'planned', not {request.method!r}")
+    method = request.method or ("hierarchy" if checkpoint.recipe.train.objective == "outline" else "planned")
+    if request.plan is not None and method not in ("planned", "hierarchy"):
+        raise ValueError(f"a plan by hand is for the methods 'planned' and 'hierarchy', not {method!r}")
     speaker = checkpoint.speaker
-    corpus = build_corpus(checkpoint.recipe) if request.prompt is None or request.method == "diffusion" else None
+    corpus = build_corpus(checkpoint.recipe) if request.prompt is None or method == "diffusion" else None
     prompt = request.prompt
     if prompt is None:
         prompt = corpus.held_out[request.seed % len(corpus.held_out)].prompt
     draw = Draw(request.temperature, request.top_p, seeds=[request.seed])
     unmasking = Unmasking(request.step_ratio, request.order, request.threshold, request.threshold_meaning)
-    if request.method == "autoregressive":
+    if method == "autoregressive":
         return autoregressive.sample(speaker, [prompt], draw)[0]
-    if request.method == "diffusion":
+    if method == "diffusion":
         length = trained_response_length(checkpoint.recipe, corpus)
         return masked_diffusion.sample(speaker, [prompt], length, unmasking, draw)[0]
     plans = None if request.plan is None else [read_plan(request.plan)]
+    if method == "hierarchy":
+        return hierarchy.sample(speaker, [prompt], request.filling, draw, plans)[0]
     return planned_diffusion.sample(speaker, [prompt], unmasking, draw, request.length_factor, plans=plans)[0]
 
 

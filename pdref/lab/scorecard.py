@@ -30,6 +30,8 @@ def score(
     console: Console,
 ) -> dict[str, Any]:
     """Nats against the floor or the compressors, then the comparison of samplers where a source can judge."""
+    if checkpoint.recipe.train.objective == "outline":
+        raise ValueError("outlines and hierarchies are scored by python -m pdref.lab.essay_forms")
     corpus = build_corpus(checkpoint.recipe)
     some = corpus.held_out[:documents]
     nats = held_out(checkpoint.speaker, some, corpus.source, siblings=checkpoint.recipe.train.siblings)

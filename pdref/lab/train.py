@@ -135,9 +135,11 @@ def train(
     """Train by `recipe` into `folder` (checkpoint, `log.csv`, and `resume.pt` until the run is complete).
 
     A folder that holds an interrupted run of the same recipe is continued from its last save, unless `resume` is
-    False. Raises ValueError if it holds a run of another recipe or the trunk that the recipe names does not fit it,
-    and TooLong if documents do not fit the context.
+    False. Raises ValueError if it holds a run of another recipe, the trunk that the recipe names does not fit it or
+    the recipe is of outlines, and TooLong if documents do not fit the context.
     """
+    if recipe.train.objective == "outline":
+        raise ValueError("outlines and hierarchies are trained by python -m pdref.lab.essay_forms")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = corpus or build_corpus(recipe)
