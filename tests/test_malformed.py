@@ -48,6 +48,7 @@ from pdref.text.layout import (
     encode,
     prompt_layout,
 )
+from pdref.text.listing import BadListing, read_items
 from pdref.text.mask import dense_mask, may_attend
 from pdref.text.tags import DocumentError, TagInText, UnknownTag
 from pdref.text.tokenizer import Tokenizer, UnknownWord
@@ -536,7 +537,12 @@ MODELS = [
     Malformed("an unknown difficulty", ValueError, "difficulty is 1, 2 or 3, not 4", lambda: Profiles(4)),
 ]
 
-ALL = [*DOCUMENTS, *PLANS, *OBJECTS, *LAYOUTS, *OPS, *MODELS]
+LISTINGS = [
+    Malformed("a listing without its last sign", BadListing, "'moon 2'", lambda: read_items("sun 4 ; moon 2")),
+    Malformed("a listing of nothing", EmptyPlan, "at least one item", lambda: read_items(" ")),
+]
+
+ALL = [*DOCUMENTS, *PLANS, *LISTINGS, *OBJECTS, *LAYOUTS, *OPS, *MODELS]
 
 
 @pytest.mark.parametrize("case", ALL, ids=[case.what for case in ALL])
