@@ -25,24 +25,23 @@ at once more, from the same seed, and goes on.
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
 from pdref.data.essays import Essays
 from pdref.lab import ledger
+from pdref.lab.budget import SweepBudget
 from pdref.lab.essay_marks import Forced, alike, failures, forced
 from pdref.lab.essay_writers import ARMS, GAP, Writer, compose, tokens_of_text, train
-from pdref.lab.recipe import HELD_OUT_SEED, TrainRecipe
+from pdref.lab.recipe import HELD_OUT_SEED
 
 GIVEN = {
     "windowed": ("none",),
@@ -61,7 +60,7 @@ FAILURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(SweepBudget):
     """What all arms share: the source, the network, the steps.
 
     A section has four paragraphs; training essays have as many as the longest of `lengths`.
@@ -83,22 +82,6 @@ class Budget:
         if paragraphs % 4:
             raise ValueError(f"a section has 4 paragraphs, and {paragraphs} are no whole number of sections")
         return Essays(self.kinds, self.values, paragraphs // 4, 4, self.slip)
-
-    def settings(self, seed: int) -> TrainRecipe:
-        """As a training recipe."""
-        return TrainRecipe(
-            steps=self.steps, batch=self.batch, learning_rate=self.rate, muon_rate=self.muon_rate, seed=seed
-        )
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """What `str` writes, read back."""
-        pairs = (pair.split("=") for pair in text.split())
-        kinds = {field.name: type(field.default) for field in fields(cls)}
-        return cls(**{name: kinds[name](value) for name, value in pairs})
-
-    def __str__(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +176,7 @@ def measure(writer: Writer, known: Forced, budget: Budget, key: Key, essays: int
         write_seconds=time.process_time() - started,
         histogram=tuple(np.bincount(V, minlength=wrong[0].size + 1).tolist()),
         disagreement=tuple(wrong.mean((0, 2)).tolist()),
-        made_with=f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}",
+        made_with=ledger.made_with(),
     )
 
 
@@ -235,7 +218,6 @@ def table(rows: Iterable[Row]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see the module."""
-    defaults = Budget()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--lengths", type=int, nargs="+", default=(4, 8, 16, 32), help="in paragraphs")
@@ -243,11 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
     parser.add_argument("--essays", type=int, default=400, help="for each row")
     parser.add_argument("--out", type=Path, default=Path("out/coherence_arms.csv"))
-    for name in (field.name for field in fields(Budget)):
-        default = getattr(defaults, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    Budget.add_to(parser)
     given = parser.parse_args(arguments)
-    budget = Budget(**{field.name: getattr(given, field.name) for field in fields(Budget)})
+    budget = Budget.of(given)
     done = {row.key for row in ledger.read(given.out, Row)}
     for seed in range(given.seeds):
         for arm in given.arms:

@@ -29,11 +29,11 @@ from pdref.data.essays import WORDS, Essay, Essays
 from pdref.lab import ledger
 from pdref.lab.checkpoint import save
 from pdref.lab.recipe import HELD_OUT_SEED, CorpusRecipe, ModelRecipe, Recipe, TrainRecipe
-from pdref.lab.train import make_optimizers, set_rates
+from pdref.lab.train import descend, make_optimizers, set_rates
 from pdref.methods import hierarchy, outline
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.generation import Generation
-from pdref.methods.planned_diffusion import Bounds
+from pdref.methods.planning import Bounds
 from pdref.text.document import PlannedDocument
 from pdref.text.filling import Filling
 from pdref.text.layout import Layout, encode
@@ -133,11 +133,7 @@ def train(recipe: Recipe = RECIPE, progress: bool = True) -> tuple[Speaker, list
         [form] = rng.choices(forms, [form.share for form in forms])
         texts, drafts = batch(form, speaker, recipe.train.seed * 1_000_003 + step)
         loss = outline.objective(speaker.model, texts, form.filling, drafts)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(speaker.model.parameters(), recipe.train.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        descend(loss, speaker.model, optimizers, recipe.train)
         losses.append(loss.item())
         steps.set_postfix_str(f"nats/token {mean(losses[-50:]):.3f}")
     speaker.model.eval()

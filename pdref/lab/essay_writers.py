@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from pdref.data.essays import Essay, Essays
 from pdref.data.essays_grammar import ERAS, SENTENCE_END, SUBJECTS, VERBS
 from pdref.lab.recipe import TrainRecipe
-from pdref.lab.train import make_optimizers, set_rates
+from pdref.lab.train import descend, make_optimizers, set_rates
 from pdref.methods.autoregressive import next_token_nll
 from pdref.model.cache import Cache
 from pdref.model.transformer import Config, Transformer
@@ -163,11 +163,7 @@ def train(writer: Writer, settings: TrainRecipe, progress: bool = True) -> None:
             set_rates(optimizers, settings, step)
             layout = batch(writer, settings.batch, settings.seed * 1_000_003 + step)
             loss = next_token_nll(writer.model, writer.hidden(layout), layout).sum() / layout.response.sum()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(writer.model.parameters(), settings.clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            descend(loss, writer.model, optimizers, settings)
             smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
             bar.set_postfix_str(f"nats/token {smooth:.4f}", refresh=False)
             bar.update()

@@ -7,10 +7,13 @@ sweep that was cut goes on where it stopped: its command reads the ledger and le
 from __future__ import annotations
 
 import csv
+import platform
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
+
+import torch
 
 Row = TypeVar("Row")
 RESULTS = Path(__file__).parent / "results"
@@ -38,6 +41,11 @@ def append(path: Path, row: Any) -> None:
         if new:
             writer.writerow(names)
         writer.writerow([_cell(getattr(row, name)) for name in names])
+
+
+def made_with() -> str:
+    """What a row says of where it was made: the version of PyTorch, its threads, the processor."""
+    return f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}"
 
 
 def _cell(value: object) -> str:

@@ -14,7 +14,6 @@ ones, prices the whole postcard too, and the difference of the two estimates TC 
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -33,7 +32,7 @@ from tqdm.auto import trange
 from pdref.data.postcards import GRAMMAR, SHARED, UNREADABLE, Postcards
 from pdref.lab import ledger
 from pdref.lab.recipe import TrainRecipe
-from pdref.lab.train import make_optimizers, set_rates
+from pdref.lab.train import descend, make_optimizers, set_rates
 from pdref.methods import planned_diffusion
 from pdref.methods.decoding import Draw, Speaker
 from pdref.model.transformer import Config, Transformer
@@ -76,11 +75,8 @@ def train(plans: Plans, seed: int, training: TrainRecipe = TRAINING, progress: b
         drawn = torch.multinomial(chances, training.batch, replacement=True, generator=generator)
         layout = layouts.map(lambda field, rows=drawn: field[rows])
         times = planned_diffusion.draw_times(layout, generator).clamp_min(LEAST_NOISE)
-        planned_diffusion.terms(model, layout, generator, times).loss(clean_weight=1.0).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        loss = planned_diffusion.terms(model, layout, generator, times).loss(clean_weight=1.0)
+        descend(loss, model, optimizers, training)
     return Speaker(model.eval(), tokenizer, GRAMMAR)
 
 
@@ -169,7 +165,7 @@ def _price(speaker: Speaker, source: Postcards, layout: Layout, seed: int, steps
         contradicting=sum(map(bool, contradictions(speaker, source, written, seed))) / written,
         written=written,
         steps=steps,
-        made_with=f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}",
+        made_with=ledger.made_with(),
     )
 
 

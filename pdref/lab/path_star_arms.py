@@ -20,10 +20,9 @@ A row is appended to the CSV as soon as its run is done, and runs that have one 
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,8 +34,9 @@ from tqdm.auto import tqdm
 
 from pdref.data.path_star import EDGE, Marks, PathStar, Plan, teacherless
 from pdref.lab import ledger
-from pdref.lab.recipe import HELD_OUT_SEED, TrainRecipe
-from pdref.lab.train import make_optimizers, set_rates
+from pdref.lab.budget import SweepBudget
+from pdref.lab.recipe import HELD_OUT_SEED
+from pdref.lab.train import descend, make_optimizers, set_rates
 from pdref.methods import autoregressive, masked_diffusion, multi_token, planned_diffusion
 from pdref.methods.decoding import Speaker
 from pdref.model.heads import MultiToken
@@ -76,10 +76,10 @@ ARMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(SweepBudget):
     """What all arms share: `steps` of `batch` fresh graphs, and the network.
 
-    A run is checked every `check` steps. `rate` is AdamW's and `muon_rate` Muon's (see `TrainRecipe`).
+    A run is checked every `check` steps.
     """
 
     steps: int = 2000
@@ -90,12 +90,6 @@ class Budget:
     rate: float = 2e-3
     muon_rate: float = 0.005
     check: int = 100
-
-    def settings(self, seed: int) -> TrainRecipe:
-        """As a training recipe."""
-        return TrainRecipe(
-            steps=self.steps, batch=self.batch, learning_rate=self.rate, muon_rate=self.muon_rate, seed=seed
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +171,7 @@ def train(arm: Arm, source: PathStar, budget: Budget, seed: int, progress: bool 
             set_rates(optimizers, settings, step)
             layout = collated(speaker, source.sample(budget.batch, seed * 1_000_003 + step))
             loss = objective(arm, speaker.model, layout, torch.Generator().manual_seed(seed * 1_000_003 + step))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(speaker.model.parameters(), settings.clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            descend(loss, speaker.model, optimizers, settings)
             smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
             bar.update()
             if (step + 1) % budget.check == 0:
@@ -239,7 +229,7 @@ def run(arm: Arm, source: PathStar, budget: Budget, seed: int, graphs: int = 500
         arm=arm.name,
         graph=named(source),
         seed=seed,
-        budget=" ".join(f"{name}={value}" for name, value in asdict(budget).items()),
+        budget=str(budget),
         solved=alone.solved(),
         solved_at=steps if stopped else None,
         steps=steps,
@@ -252,7 +242,7 @@ def run(arm: Arm, source: PathStar, budget: Budget, seed: int, graphs: int = 500
         nats=nats,
         parameters=sum(p.numel() for p in speaker.model.parameters()),
         cpu_seconds=seconds,
-        made_with=f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}",
+        made_with=ledger.made_with(),
     )
 
 
@@ -265,8 +255,8 @@ def table(runs: Iterable[Run]) -> Table:
     """How many runs of each arm, at each budget, solved the task, and each seed's share of exact paths."""
     found: dict[tuple[str, str, str], list[Run]] = {}
     for one in runs:
-        budget = dict(pair.split("=") for pair in one.budget.split())
-        size = f"{budget['layers']} x {budget['width']}, {budget['steps']} x {budget['batch']}"
+        budget = Budget.parse(one.budget)
+        size = f"{budget.layers} x {budget.width}, {budget.steps} x {budget.batch}"
         found.setdefault((one.graph, size, one.arm), []).append(one)
     heads = (
         "graph",
@@ -288,23 +278,19 @@ def table(runs: Iterable[Run]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see the module."""
-    defaults = Budget()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--graph", type=int, nargs=3, default=(2, 5, 30), metavar=("DEGREE", "LENGTH", "NAMES"))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...")
     parser.add_argument("--out", type=Path, default=Path("out/path_star_arms.csv"))
-    for name in (field.name for field in fields(Budget)):
-        default = getattr(defaults, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    Budget.add_to(parser)
     given = parser.parse_args(arguments)
     source = PathStar(*given.graph)
-    budget = Budget(**{field.name: getattr(given, field.name) for field in fields(Budget)})
-    words = " ".join(f"{name}={value}" for name, value in asdict(budget).items())
+    budget = Budget.of(given)
     done = {one.key for one in ledger.read(given.out, Run)}
     for seed in range(given.seeds):
         for name in given.arms:
-            if (name, named(source), seed, words) not in done:
+            if (name, named(source), seed, str(budget)) not in done:
                 ledger.append(given.out, run(ARMS[name], source, budget, seed))
     Console().print(table(ledger.read(given.out, Run)))
 

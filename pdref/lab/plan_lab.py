@@ -6,7 +6,6 @@ matching of labels, and by the adjusted Rand index, which needs no matching and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from pdref.lab.probes import exact_bits
 from pdref.methods.latent_plan import CodedPlans
 from pdref.methods.plan_posterior import CodePosterior, estimate
 from pdref.model.transformer import Config, Transformer
@@ -59,8 +59,7 @@ def learn(modules: Sequence[nn.Module], loss: Callable[[int], Tensor], steps: in
 
 def bits(posterior: Tensor) -> Tensor:
     """I(z; x) in bits of laws [N, ..., K] of z given each of N texts: H(mean law) - mean H(law), [...]."""
-    entropy = torch.special.entr
-    return (entropy(posterior.mean(0)).sum(-1) - entropy(posterior).sum(-1).mean(0)) / math.log(2)
+    return exact_bits(posterior.movedim(0, -2))
 
 
 def active_units(means: Tensor, least: float = 0.01) -> int:

@@ -165,11 +165,7 @@ def train(
         for step in steps:
             rate = set_rates(optimizers, settings, step)
             losses = step_losses(model, batches.at(step), settings, step, response)
-            losses.loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            descend(losses.loss, model, optimizers, settings)
             row = log.add(step, losses, rate, time.perf_counter() - started)
             steps.set_postfix_str(row)
             if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
@@ -215,6 +211,15 @@ def set_rates(optimizers: list[torch.optim.Optimizer], settings: TrainRecipe, st
         for group in optimizer.param_groups:
             group["lr"] = rate * share
     return settings.learning_rate * share
+
+
+def descend(loss: Tensor, model: Transformer, optimizers: list[torch.optim.Optimizer], settings: TrainRecipe) -> None:
+    """One step down the gradient of `loss`, cut to the length that `settings` allow."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def log_columns(heads: int = 1) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from pdref.methods import autoregressive, masked_diffusion, planned_diffusion
 from pdref.methods.decoding import Requests, Speaker
 from pdref.methods.denoising import Unmasking
 from pdref.methods.generation import Event, Generation
-from pdref.methods.planned_diffusion import Bounds
+from pdref.methods.planning import Bounds
 from pdref.model.transformer import Config, Transformer
 from pdref.text.document import PlannedDocument, parse, render
 from pdref.text.layout import Grammar, encode
