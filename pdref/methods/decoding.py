@@ -330,7 +330,9 @@ class Requests:
         width = 1 + max(map(len, trees))
         ends = [self.length(b) - 1 for b in rows]
         # What fills a tree up repeats its root and leads nowhere.
-        tokens = [[self.tokens(b)[-1], *(node.token for node in tree)] for b, tree in zip(rows, trees, strict=True)]
+        tokens = [
+            [self.builders[b].rows[-1][0], *(node.token for node in tree)] for b, tree in zip(rows, trees, strict=True)
+        ]
         places = [[end, *(end + node.depth for node in tree)] for end, tree in zip(ends, trees, strict=True)]
         token, place = (
             torch.tensor([row + row[:1] * (width - len(row)) for row in table], device=self.device)

@@ -33,6 +33,7 @@ from pdref.ops.impl import Impl
 from pdref.ops.plan_marginal import Marginal, plan_marginal
 from pdref.ops.token_nll import token_nll
 from pdref.ops.unmask import unmask
+from pdref.text.window import within
 
 MOST_PLANS = 4096  # that are summed out for a text
 
@@ -94,7 +95,8 @@ class LatentPlan(nn.Module, ABC):
         before = [] if prompt is None else [embed(prompt).expand(*lead, -1, -1)]
         x = torch.cat([start, *before, self.vectors(plan), embed(text[..., :-1]).expand(*lead, -1, -1)], -2)
         first = x.shape[-2] - text.shape[-1] + 1  # the place of x_1
-        mask = None if self.window is None else _within(self.window, x.shape[-2], first, x.device)
+        place = torch.arange(x.shape[-2], device=x.device)
+        mask = None if self.window is None else within(self.window, place[:, None], place, place < first)
         states = read(self.model, x.flatten(0, -3), mask, impl).unflatten(0, lead)  # [..., S, D]
         return states[..., first - 1 - self.length :, :]
 
@@ -236,13 +238,6 @@ def read(model: Transformer, x: Tensor, mask: Tensor | None = None, impl: Impl =
     for block in model.blocks:
         x = block.forward(x, turn, mask, mask is None, None, impl)
     return model.norm.forward(x)
-
-
-def _within(window: int, size: int, first: int, device: torch.device) -> Tensor:
-    """Past keys that are no text, or at most `window` - 1 places back, [1, 1, S, S] bool; text begins at `first`."""
-    place = torch.arange(size, device=device)
-    back = place[:, None] - place  # [query, key]
-    return ((back >= 0) & ((place < first) | (back < window)))[None, None]
 
 
 def drawn(states: Tensor, weight: Tensor, seeds: Tensor, places: Tensor, draw: Draw, impl: Impl) -> Tensor:

@@ -28,7 +28,7 @@ from pdref.ops.planned_nll import planned_nll
 from pdref.text.document import Item
 from pdref.text.layout import NO_SPAN, Layout, LayoutBuilder, Role
 from pdref.text.mask import Siblings, Sight
-from pdref.text.tags import Tag
+from pdref.text.tags import CONTENT_FORBIDS, Tag
 
 T_FLOOR = 1e-3
 
@@ -157,9 +157,6 @@ def log_likelihood(
     draws = [terms(model, layout, generator, siblings=siblings, impl=impl) for _ in range(samples)]
     bounds = -torch.stack([draw.diffusion.sum(1) for draw in draws])  # [samples, B]
     return Likelihood(-draws[0].plan.sum(1), Estimate(bounds.mean(0), bounds.std(0) / samples**0.5))
-
-
-CONTENT_FORBIDS = tuple(tag for tag in Tag if tag is not Tag.PAD)
 
 
 @torch.inference_mode()

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pdref.methods.decoding import Requests
 from pdref.methods.generation import Event
-from pdref.methods.planned_diffusion import CONTENT_FORBIDS
 from pdref.model.cache import Writer
 from pdref.ops.impl import Impl
 from pdref.ops.planned_attention import planned_attention
@@ -25,7 +24,7 @@ from pdref.ops.unmask import unmask
 from pdref.text.filling import Filling, filling_mask
 from pdref.text.layout import Layout, LayoutBuilder, Role, Stream
 from pdref.text.mask import Sight
-from pdref.text.tags import Tag
+from pdref.text.tags import CONTENT_FORBIDS, Tag
 
 
 @dataclass(slots=True)

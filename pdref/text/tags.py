@@ -53,6 +53,9 @@ _WRITTEN = {
     Tag.END_ASYNC: "</async>",
     Tag.SYNC: "<sync/>",
 }
+CONTENT_FORBIDS = tuple(tag for tag in Tag if tag is not Tag.PAD)
+"""What a span's content cannot be; fillers can."""
+
 _TAG = {written: tag for tag, written in _WRITTEN.items()}
 _AT_TAGS = re.compile("(" + "|".join(map(re.escape, _TAG)) + ")")
 _LIKE_A_TAG = re.compile(r"</?\w+/?>")

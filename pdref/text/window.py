@@ -23,13 +23,21 @@ def may_see(query: Layout, key: Layout, window: int | None, in_sight: Collection
 
     Without a window (None) it is plain causal attention. Raises ValueError for a window below 1: a token sees itself.
     """
-    past = (key.position <= query.position) & (key.role != Role.PAD)
+    kept = torch.isin(key.role, torch.tensor([int(role) for role in in_sight], device=key.role.device))
+    return within(window, query.position, key.position, kept) & (key.role != Role.PAD)
+
+
+def within(window: int | None, query: Tensor, key: Tensor, kept: Tensor) -> Tensor:
+    """The rule on positions alone: keys not ahead of their query, and near it or `kept`; all broadcast.
+
+    Raises as `may_see`.
+    """
+    past = key <= query
     if window is None:
         return past
     if window < 1:
         raise ValueError(f"a window holds at least the token itself, not {window}")
-    near = query.position - key.position < window
-    kept = torch.isin(key.role, torch.tensor([int(role) for role in in_sight], device=key.role.device))
+    near = query - key < window
     return past & (near | kept)
 
 

@@ -15,20 +15,15 @@ A joint is an array [Z, X_1, ..., X_b] of probabilities: plan and context on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-
-def entropy(p: np.ndarray) -> float:
-    """H in nats of a law of any shape."""
-    p = p[p > 0]
-    return float(-(p * np.log(p)).sum())
+from pdref.theory.coherence import Estimate, estimate
+from pdref.theory.entropy import entropy
 
 
 def conditional_entropy(joint: np.ndarray) -> float:
     """H(x(1), ..., x(b) | z) in nats."""
-    return entropy(joint) - entropy(joint.reshape(len(joint), -1).sum(1))
+    return entropy(joint, np.log) - entropy(joint.reshape(len(joint), -1).sum(1), np.log)
 
 
 def span_law(joint: np.ndarray, span: int) -> np.ndarray:
@@ -66,14 +61,6 @@ def impossible(joint: np.ndarray) -> float:
     return float(best_fill(joint)[joint == 0].sum())
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over documents, in nats, and its standard error."""
-
-    mean: float
-    error: float
-
-
 def estimated(together: np.ndarray, alone: np.ndarray) -> Estimate:
     """TC from two models' log-likelihoods of documents of the source: E[log p(x | z) - sum_k log p(x(k) | z)].
 
@@ -81,5 +68,4 @@ def estimated(together: np.ndarray, alone: np.ndarray) -> Estimate:
     spans do not. Both err upwards in nats, so the estimate may err either way; with the source's own log p(x | z)
     for `together` it errs upwards alone, by sum_k KL(p_k || q_k).
     """
-    excess = together - alone.sum(1)
-    return Estimate(float(excess.mean()), float(excess.std(ddof=1) / len(excess) ** 0.5))
+    return estimate(together - alone.sum(1))

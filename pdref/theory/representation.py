@@ -23,17 +23,12 @@ from typing import Literal
 
 import numpy as np
 
+from pdref.theory.entropy import entropy
 from pdref.theory.hidden_markov import alike
 
 Heads = Literal["parallel", "sequential"]
 MOST_CODES = 10**5
 TIE = 1e-9  # bits within which two codes are equally good
-
-
-def entropy(p: np.ndarray) -> float:
-    """H in bits of a law of any shape."""
-    p = p[p > 0]
-    return float(-(p * np.log2(p)).sum())
 
 
 def information(table: np.ndarray) -> float:

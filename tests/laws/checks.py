@@ -18,7 +18,8 @@ from pdref.methods import autoregressive, masked_diffusion, planned_diffusion
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.denoising import Order, Unmasking
 from pdref.methods.generation import Generation
-from pdref.methods.planned_diffusion import Bounds, Likelihood
+from pdref.methods.planned_diffusion import Likelihood
+from pdref.methods.planning import Bounds
 from pdref.model.transformer import Transformer
 from pdref.text.document import Item
 from pdref.text.layout import NO_SPAN, Grammar, Layout, Role

@@ -16,7 +16,7 @@ from pdref.text.document import PlannedDocument, Stage
 from pdref.text.layout import Layout, Role, encode
 from pdref.text.mask import Sight
 from pdref.theory import independence as price
-from pdref.theory.independence import entropy
+from pdref.theory.entropy import entropy
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:
@@ -60,11 +60,11 @@ def all_total_correlations_are_divergences() -> None:
         total_correlation_is_a_divergence(joint)
 
 
-H = {name: entropy(np.array([*law.values()])) for name, law in LAWS.items()}
+H = {name: entropy(np.array([*law.values()]), np.log) for name, law in LAWS.items()}
 SEASONS = np.array([*LAWS["season"].values()])
 SKIES = np.array([[*law.values()] for law in WEATHER.values()])  # [season, weather]
-H["weather"] = entropy(SEASONS @ SKIES)
-H_BOTH = entropy(SEASONS[:, None] * SKIES)
+H["weather"] = entropy(SEASONS @ SKIES, np.log)
+H_BOTH = entropy(SEASONS[:, None] * SKIES, np.log)
 SENTENCE_CHOICES = ({"season", "place", "company"}, {"season", "weather", "place"}, {"company", "place", "weather"})
 
 ALL = [named for count in range(len(CHOICES) + 1) for named in combinations(CHOICES, count)]

@@ -14,12 +14,12 @@ from laws.seers import Exact, Grammatical, Scripted
 from pdref.methods import hierarchy, outline
 from pdref.methods.decoding import Draw, Speaker
 from pdref.methods.generation import Generation
-from pdref.methods.planned_diffusion import CONTENT_FORBIDS, Bounds
+from pdref.methods.planning import Bounds
 from pdref.model.transformer import Config, Transformer
 from pdref.text.document import Item, PlannedDocument, Span, Stage
 from pdref.text.filling import Filling, filling_mask, may_read
 from pdref.text.layout import NO_SPAN, Grammar, Layout, Role, encode
-from pdref.text.tags import Tag
+from pdref.text.tags import CONTENT_FORBIDS, Tag
 from pdref.text.tokenizer import Tokenizer
 
 WORDS = ["ant", "bee", "cat", "dog", "sun", "moon", "ada", "bo", "cy", ";", *map(str, range(20))]

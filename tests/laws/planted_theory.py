@@ -45,7 +45,7 @@ BUGS = {
     # Independence.
     "the plan's own entropy is charged": Bug(
         f"{PRICE}conditional_entropy",
-        " - entropy(joint.reshape(len(joint), -1).sum(1))",
+        " - entropy(joint.reshape(len(joint), -1).sum(1), np.log)",
         "",
         ("total correlation is a divergence", "the price is the closed form"),
     ),

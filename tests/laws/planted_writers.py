@@ -15,16 +15,19 @@ WINDOW, WRITERS, MARKS = "pdref.text.window:", "pdref.lab.essay_writers:", "pdre
 
 BUGS = {
     "a window is one token too wide": Bug(
-        WINDOW + "may_see", "< window", "<= window", ("a window is its rule", "nothing comes from beyond reach")
+        WINDOW + "within",
+        "- key < window",
+        "- key <= window",
+        ("a window is its rule", "nothing comes from beyond reach"),
     ),
     "a window is not causal": Bug(
-        WINDOW + "may_see",
-        "(key.position <= query.position) & ",
-        "",
+        WINDOW + "within",
+        "key <= query",
+        "key == key",
         ("a window is its rule",),
     ),
     "the plan is out of sight": Bug(
-        WINDOW + "may_see",
+        WINDOW + "within",
         "past & (near | kept)",
         "past & near",
         ("a window is its rule", "nothing comes from beyond reach", "a copyist keeps to the theory"),

@@ -22,7 +22,7 @@ from pdref.methods.decoding import Draw, Requests, Speaker
 from pdref.methods.denoising import Unmasking
 from pdref.methods.drafting import ACCEPT, DRAFT, Attentive, Draft, Pick
 from pdref.methods.generation import Drafted, Generation
-from pdref.methods.planned_diffusion import Bounds
+from pdref.methods.planning import Bounds
 from pdref.model.heads import KINDS, Kind, MultiToken
 from pdref.model.transformer import Config
 from pdref.ops.impl import Impl

@@ -9,7 +9,7 @@ from laws.outlines import FILLINGS, GRAMMAR, TOKENIZER
 from laws.seers import Exact
 from pdref.methods import hierarchy, outline
 from pdref.methods.decoding import Draw, Speaker
-from pdref.methods.planned_diffusion import Bounds
+from pdref.methods.planning import Bounds
 from pdref.text.document import Item, PlannedDocument
 from pdref.text.filling import Filling
 from pdref.text.layout import encode

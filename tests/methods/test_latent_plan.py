@@ -238,7 +238,7 @@ def test_misfits_are_refused(make: Callable[[], LatentPlan], word: str) -> None:
         make()
 
 
-HERE = "pdref.methods.latent_plan:"
+HERE, WINDOW = "pdref.methods.latent_plan:", "pdref.text.window:"
 BUGS = {
     "a text is predicted by states that have read it": Bug(
         f"{HERE}LatentPlan.hidden", "return states[", "return states.roll(-1, -2)[", ("enumeration",)
@@ -249,9 +249,9 @@ BUGS = {
     "plans are read backwards": Bug(
         f"{HERE}CodedPlans.vectors", "plan, self.codebook", "plan.flip(-2), self.codebook", ("enumeration", "sight")
     ),
-    "the window hides the plan": Bug(f"{HERE}_within", "(place < first) | ", "", ("sight",)),
-    "the window is one too wide": Bug(f"{HERE}_within", "back < window", "back <= window", ("sight",)),
-    "the window sees ahead": Bug(f"{HERE}_within", "(back >= 0) & ", "", ("sight",)),
+    "the window hides the plan": Bug(f"{WINDOW}within", "near | kept", "near", ("sight",)),
+    "the window is one too wide": Bug(f"{WINDOW}within", "- key < window", "- key <= window", ("sight",)),
+    "the window sees ahead": Bug(f"{WINDOW}within", "past & (near", "(near", ("sight",)),
     "plan tokens are drawn from one place": Bug(
         f"{HERE}CodedPlans.draw_plan", "[:, i]\n", "[:, 0]\n", ("frequencies",)
     ),

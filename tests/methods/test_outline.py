@@ -12,7 +12,7 @@ from laws.outlines import FILLINGS, GRAMMAR, PROMPTS, TOKENIZER
 from laws.seers import Scripted
 from pdref.methods import outline
 from pdref.methods.decoding import Draw, Speaker
-from pdref.methods.planned_diffusion import Bounds
+from pdref.methods.planning import Bounds
 from pdref.model.transformer import Config, Transformer
 from pdref.text.document import Item
 from pdref.text.filling import Filling

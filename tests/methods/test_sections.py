@@ -9,7 +9,7 @@ from laws import outlines
 from laws.outlines import FILLINGS
 from pdref.methods import hierarchy
 from pdref.methods.decoding import Draw
-from pdref.methods.planned_diffusion import Bounds
+from pdref.methods.planning import Bounds
 from pdref.text.filling import Filling
 
 BOUNDS = Bounds(6, 60, 3)

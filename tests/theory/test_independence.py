@@ -9,11 +9,11 @@ import pytest
 
 from laws import independence
 from laws.independence import JOINTS, drawn
+from pdref.theory.entropy import entropy
 from pdref.theory.independence import (
     best_fill,
     conditional_entropy,
     divergence,
-    entropy,
     estimated,
     impossible,
     span_law,
@@ -58,7 +58,7 @@ def test_a_shared_choice_costs_its_entropy_for_every_span_but_one() -> None:
         joint = np.zeros((1, *[3] * spans))
         for i, chance in enumerate(law):
             joint[(0, *[i] * spans)] = chance
-        assert total_correlation(joint) == pytest.approx((spans - 1) * entropy(law))
+        assert total_correlation(joint) == pytest.approx((spans - 1) * entropy(law, np.log))
         assert impossible(joint) == pytest.approx(1 - (law**spans).sum())
         named = np.stack([np.where(np.indices(joint.shape)[1] == i, joint, 0)[0] for i in range(3)])
         assert total_correlation(named) == pytest.approx(0, abs=1e-12), "a plan that names it"
